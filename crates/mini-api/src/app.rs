@@ -1,0 +1,148 @@
+//! Apps and what runs of them.
+
+use jiff::Timestamp;
+use mini_core::id::InstanceId;
+use mini_core::name::{AppName, HostName, ProcessType};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct App {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub name: AppName,
+    /// Where it is (or will be) reached, best first.
+    pub urls: Vec<String>,
+    /// Custom domains.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub domains: Vec<HostName>,
+    pub state: AppState,
+    /// The live release: `v12`.
+    pub release: Option<String>,
+    /// The image that the live release runs, by reference or short id.
+    pub image: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub created_at: Timestamp,
+    /// When the live release went live.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub deployed_at: Option<Timestamp>,
+    /// Config vars changed with `stage`, waiting for the next deploy.
+    pub env_staged: bool,
+}
+
+/// What a user would say the app is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum AppState {
+    /// Nothing was deployed yet.
+    Empty,
+    Running,
+    Starting,
+    /// It should run, and its process keeps dying.
+    Crashed,
+    Stopping,
+    Stopped,
+    Destroying,
+    /// The engine does not answer, so nobody knows.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NewApp {
+    /// Left out: the server makes one up, such as `blue-sky`.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Apps {
+    pub apps: Vec<App>,
+}
+
+/// One instance of one process type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Instance {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: InstanceId,
+    /// `web.1`
+    pub name: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub process: ProcessType,
+    /// `v12`
+    pub release: String,
+    pub state: InstanceState,
+    /// Since when it is in that state.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub since: Option<Timestamp>,
+    /// Of the last exit.
+    pub exit_code: Option<i64>,
+    pub out_of_memory: bool,
+    /// Restarts after a crash, since this controller started.
+    pub restarts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum InstanceState {
+    Starting,
+    Up,
+    /// Answers no probe any more.
+    Unhealthy,
+    /// Exited, and will be started again.
+    Crashed,
+    /// Finishes its requests, then stops.
+    Draining,
+    Stopping,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Instances {
+    pub instances: Vec<Instance>,
+    /// False while the engine does not answer: the list is then what was last seen.
+    pub known: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Release {
+    /// `v12`
+    pub name: String,
+    pub number: u32,
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub created_at: Timestamp,
+    /// `Deploy`, `Set GREETING`, `Rollback to v3`.
+    pub description: String,
+    /// The image by reference or short id.
+    pub image: String,
+    /// The source it was built from, in short.
+    pub source: Option<String>,
+    /// The token that made it.
+    pub created_by: Option<String>,
+    pub live: bool,
+    /// Whether it ever served: a release whose rollout failed did not.
+    pub status: ReleaseStatus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ReleaseStatus {
+    /// Being rolled out.
+    Pending,
+    Live,
+    /// Was live.
+    Past,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Releases {
+    /// Newest first.
+    pub releases: Vec<Release>,
+}
