@@ -55,6 +55,10 @@ pub enum FromProxy {
         /// The kernel's boot id, to know a reboot by.
         boot_id: String,
         pid: u32,
+        /// The targets that requests are sent to at this moment (role Serve, proven): a
+        /// controller that has just started keeps them serving in its first table, without
+        /// waiting for a probe.
+        serving: Vec<(InstanceId, Millis)>,
     },
     /// Requests are routed by this generation.
     Applied {

@@ -1,1 +1,508 @@
+//! What to do for one app now: `plan(intent, observed, now)`, pure.
+//!
+//! ```text
+//!   store ──intent──┐
+//!   engine ─────────┼──> plan ──> route for the proxy, actions for the driver, when to look again
+//!   proxy ──────────┘
+//! ```
+//!
+//! There is no script of a rollout and no separate path for recovery: the driver calls `plan`
+//! whenever something may have changed, does what it says, and calls it again. Observation has
+//! three values: known, absent, unknown. Unknown never justifies a stop or a removal.
+//!
+//! An instance belongs to a *rollout* (a deployment). The live rollout's instances serve, the
+//! candidate's are probed until all are healthy and the rollout is committed, and all others
+//! leave: out of the routes, drained, stopped, removed.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::control::Verdict;
+use crate::id::{DeploymentId, InstanceId};
+use crate::name::{AppName, HostName, ProcessType};
+use crate::ports::{Instance, InstanceState};
+use crate::release::ReleaseSpec;
+use crate::route::{AppRoute, Role, Target, WebState};
+use crate::time::Millis;
+
+mod backoff;
+mod notes;
+#[cfg(test)]
+mod tests;
+
+pub use backoff::{crash_delay_ms, start_delay_ms};
+pub use notes::{Notes, StartError};
+
+/// A process without HTTP counts as up after it stayed up for this long (CONTRACTS).
+pub const UP_AFTER_MS: u64 = 5_000;
+/// How long a rollout may take beyond its boot timeout before it is given up: what the engine
+/// and the proxy may need.
+pub const ROLLOUT_SLACK_MS: u64 = 120_000;
+
+/// What should be, from the store.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub app: AppName,
+    pub desired: Desired,
+    /// What serves, or should.
+    pub live: Option<Rollout>,
+    /// What is on its way in.
+    pub candidate: Option<Rollout>,
+    /// Whether any release was ever live.
+    pub released: bool,
+    pub hosts: Vec<HostName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    Run,
+    Stop,
+    Destroy,
+}
+
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    pub id: DeploymentId,
+    pub release: u32,
+    pub spec: Arc<ReleaseSpec>,
+}
+
+/// What is, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// The app's instances on the engine; `None` is unknown.
+    pub instances: Option<&'a [Instance]>,
+    pub proxy: &'a ProxyView,
+    pub notes: &'a Notes,
+}
+
+/// What the proxy said about one app's targets.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyView {
+    pub connected: bool,
+    pub health: BTreeMap<InstanceId, (Millis, Verdict)>,
+    pub drained: BTreeSet<InstanceId>,
+    /// The route that was last sent over this connection.
+    pub sent: Option<AppRoute>,
+    /// Whether the proxy's snapshot on disk is at least as new as `sent`.
+    pub sent_is_durable: bool,
+}
+
+impl ProxyView {
+    /// Whether a probe of this very start of the instance passed.
+    fn healthy(&self, id: &InstanceId, started: Millis) -> bool {
+        self.health.get(id).is_some_and(|(at, v)| *at == started && *v == Verdict::Healthy)
+    }
+
+    fn sent_role(&self, id: &InstanceId, started: Millis) -> Option<Role> {
+        let target = self.sent.as_ref()?.targets.iter().find(|t| t.instance == *id)?;
+        (target.started == started).then_some(target.role)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make and start a new instance.
+    Start {
+        rollout: DeploymentId,
+        process: ProcessType,
+        ordinal: u32,
+    },
+    /// Start one that exists and does not run.
+    StartAgain(InstanceId),
+    /// The candidate is healthy: make it live, in one transaction.
+    Commit(DeploymentId),
+    /// The candidate will not do.
+    Fail {
+        rollout: DeploymentId,
+        why: FailedBecause,
+    },
+    Stop {
+        instance: InstanceId,
+        grace_ms: u64,
+    },
+    Remove(InstanceId),
+    /// Nothing is left on the engine: remove the network, the images and the app itself.
+    Forget,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailedBecause {
+    /// It exited before it was healthy.
+    Exited(InstanceId),
+    /// It ran for its whole boot timeout and never was healthy.
+    Unhealthy(InstanceId),
+    /// The engine would not start it.
+    CannotStart(String),
+    /// Neither healthy nor failed within any reasonable time.
+    TookTooLong,
+}
+
+/// What `plan` decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The app's entry in the route table; `None` leaves it as it is.
+    pub route: Option<AppRoute>,
+    pub actions: Vec<Action>,
+    /// When to plan again if nothing happens before.
+    pub wake_at: Option<Millis>,
+}
+
+/// Decides. Never fails, and the same arguments always give the same plan.
+pub fn plan(intent: &Intent, observed: Observed<'_>, now: Millis) -> Plan {
+    let Some(instances) = observed.instances else {
+        return Plan { route: None, actions: Vec::new(), wake_at: None };
+    };
+    let mut planner = Planner {
+        intent,
+        instances,
+        proxy: observed.proxy,
+        notes: observed.notes,
+        now,
+        staying: BTreeSet::new(),
+        targets: Vec::new(),
+        actions: Vec::new(),
+        wake_at: None,
+    };
+    planner.run();
+    Plan { route: Some(planner.route()), actions: planner.actions, wake_at: planner.wake_at }
+}
+
+struct Planner<'a> {
+    intent: &'a Intent,
+    instances: &'a [Instance],
+    proxy: &'a ProxyView,
+    notes: &'a Notes,
+    now: Millis,
+    /// Instances that hold a slot of the live or the candidate rollout.
+    staying: BTreeSet<&'a InstanceId>,
+    targets: Vec<Target>,
+    actions: Vec<Action>,
+    wake_at: Option<Millis>,
+}
+
+impl<'a> Planner<'a> {
+    fn run(&mut self) {
+        let intent = self.intent;
+        if intent.desired == Desired::Run {
+            if let Some(live) = &intent.live {
+                self.keep_running(live);
+            }
+            if let Some(candidate) = &intent.candidate {
+                self.bring_in(candidate);
+            }
+        }
+        for instance in self.instances {
+            if !self.staying.contains(&instance.id) {
+                self.let_go(instance);
+            }
+        }
+        if intent.desired == Desired::Destroy && self.instances.is_empty() {
+            self.actions.push(Action::Forget);
+        }
+    }
+
+    /// The live rollout: every slot filled, what died started again.
+    fn keep_running(&mut self, live: &'a Rollout) {
+        let web_wanted = live.spec.count(&ProcessType::web()) > 0;
+        let web_is_up = self.instances.iter().any(|i| {
+            i.rollout == live.id
+                && i.process.is_web()
+                && matches!(i.state, InstanceState::Running { since } if self.serves(&i.id, since))
+        });
+        for (process, ordinal) in slots(&live.spec) {
+            match self.keeper(live, process, ordinal) {
+                // The barrier: web is up before anything else is started.
+                None if process.is_web() || web_is_up || !web_wanted => {
+                    self.start(live, process, ordinal);
+                }
+                None => {}
+                Some(instance) => self.revive(instance, live),
+            }
+        }
+    }
+
+    fn revive(&mut self, instance: &'a Instance, live: &Rollout) {
+        match instance.state {
+            InstanceState::Running { since } => {
+                let role = if self.serves(&instance.id, since) { Role::Serve } else { Role::Probe };
+                self.target(instance, since, role);
+            }
+            InstanceState::Created => {
+                self.at(
+                    self.notes.start_again_at(&instance.id),
+                    Action::StartAgain(instance.id.clone()),
+                );
+            }
+            InstanceState::Exited { at, .. } => {
+                let due = self.notes.restart_at(&instance.id, at);
+                self.at(due, Action::StartAgain(instance.id.clone()));
+            }
+            InstanceState::Dead => {
+                self.remove(instance);
+                self.start(live, &instance.process, instance.ordinal);
+            }
+            InstanceState::Paused { .. } => {}
+        }
+    }
+
+    /// The candidate: its gate (web, or everything where there is no web) must come up.
+    fn bring_in(&mut self, candidate: &'a Rollout) {
+        let web = ProcessType::web();
+        let gated_by_web = candidate.spec.count(&web) > 0;
+        let mut all_up = true;
+        for (process, ordinal) in slots(&candidate.spec) {
+            if gated_by_web && !process.is_web() {
+                continue;
+            }
+            let up = match self.keeper(candidate, process, ordinal) {
+                Some(instance) => match self.is_up(candidate, instance) {
+                    Ok(up) => up,
+                    Err(why) => return self.fail(candidate, why),
+                },
+                None => match self.notes.start_error(candidate, process, ordinal) {
+                    Some(error) if error.fatal => {
+                        let why = FailedBecause::CannotStart(error.message.clone());
+                        return self.fail(candidate, why);
+                    }
+                    _ => {
+                        self.start(candidate, process, ordinal);
+                        false
+                    }
+                },
+            };
+            all_up &= up;
+        }
+        if all_up {
+            return self.actions.push(Action::Commit(candidate.id.clone()));
+        }
+        let begun = self.notes.candidate_since(&candidate.id).unwrap_or(self.now);
+        let deadline = begun.plus(candidate.spec.timing.boot_timeout_ms + ROLLOUT_SLACK_MS);
+        if self.now >= deadline {
+            let why = match self.notes.any_start_error(candidate) {
+                Some(error) => FailedBecause::CannotStart(error.message.clone()),
+                None => FailedBecause::TookTooLong,
+            };
+            self.fail(candidate, why);
+        } else {
+            self.wake(deadline);
+        }
+    }
+
+    /// Whether a candidate's instance is up; `Err` when it never will be.
+    fn is_up(
+        &mut self,
+        candidate: &Rollout,
+        instance: &'a Instance,
+    ) -> Result<bool, FailedBecause> {
+        let since = match instance.state {
+            InstanceState::Running { since } => since,
+            InstanceState::Exited { .. } | InstanceState::Dead => {
+                return Err(FailedBecause::Exited(instance.id.clone()));
+            }
+            InstanceState::Created => {
+                let due = self.notes.start_again_at(&instance.id);
+                self.at(due, Action::StartAgain(instance.id.clone()));
+                return Ok(false);
+            }
+            InstanceState::Paused { .. } => return Ok(false),
+        };
+        if !instance.process.is_web() {
+            let up_at = since.plus(UP_AFTER_MS);
+            if self.now < up_at {
+                self.wake(up_at);
+            }
+            return Ok(self.now >= up_at);
+        }
+        self.target(instance, since, Role::Probe);
+        if self.proxy.healthy(&instance.id, since) {
+            return Ok(true);
+        }
+        let deadline = since.plus(candidate.spec.timing.boot_timeout_ms);
+        if self.now < deadline {
+            self.wake(deadline);
+            Ok(false)
+        } else if self.proxy.connected {
+            Err(FailedBecause::Unhealthy(instance.id.clone()))
+        } else {
+            // Nobody can tell; the rollout's own deadline still holds.
+            Ok(false)
+        }
+    }
+
+    /// An instance with no slot: out of the routes, drained, stopped, removed.
+    fn let_go(&mut self, instance: &'a Instance) {
+        let started = match instance.state {
+            InstanceState::Running { since } => since,
+            InstanceState::Paused { since } => since,
+            _ => return self.remove(instance),
+        };
+        let timing = self.leaving_timing(instance);
+        let stop = Action::Stop { instance: instance.id.clone(), grace_ms: timing.grace_ms };
+        if !instance.process.is_web() || instance.address.is_none() {
+            return self.unless_stopping(instance, stop);
+        }
+        let drained = self.proxy.drained.contains(&instance.id);
+        let deadline = self.notes.draining_since(&instance.id).map(|at| at.plus(timing.drain_ms));
+        let over = deadline.is_some_and(|at| self.now >= at);
+        // Past its time and still busy: leaving the table cuts what is left.
+        let role = if over && !drained { None } else { Some(Role::Drain) };
+        if let Some(role) = role {
+            self.target(instance, started, role);
+        }
+        let told = self.proxy.sent.is_some()
+            && self.proxy.sent_role(&instance.id, started) == role
+            && self.proxy.sent_is_durable;
+        // Without a proxy nothing is known of requests. A user who stops or destroys the app
+        // waits for no longer than the drain time all the same.
+        let forced = over && !self.proxy.connected && self.intent.desired != Desired::Run;
+        if (told && (drained || over)) || forced {
+            self.unless_stopping(instance, stop);
+        } else if let (Some(at), false) = (deadline, over) {
+            self.wake(at);
+        }
+    }
+
+    fn leaving_timing(&self, instance: &Instance) -> crate::release::Timing {
+        let known = [&self.intent.live, &self.intent.candidate];
+        let of = known.into_iter().flatten();
+        let own = of.clone().find(|r| r.id == instance.rollout);
+        own.or(of.clone().next()).map(|r| r.spec.timing.clone()).unwrap_or_default()
+    }
+
+    fn unless_stopping(&mut self, instance: &Instance, stop: Action) {
+        if !self.notes.is_stopping(&instance.id) {
+            self.actions.push(stop);
+        }
+    }
+
+    fn remove(&mut self, instance: &Instance) {
+        if !self.notes.is_stopping(&instance.id) {
+            self.actions.push(Action::Remove(instance.id.clone()));
+        }
+    }
+
+    /// The instance that holds a slot: of several (a reply was lost) the best one.
+    fn keeper(
+        &mut self,
+        rollout: &Rollout,
+        process: &ProcessType,
+        ordinal: u32,
+    ) -> Option<&'a Instance> {
+        let rank = |i: &Instance| match i.state {
+            InstanceState::Running { since } if self.serves(&i.id, since) => 0,
+            InstanceState::Running { .. } => 1,
+            InstanceState::Paused { .. } => 2,
+            InstanceState::Created => 3,
+            InstanceState::Exited { .. } => 4,
+            InstanceState::Dead => 5,
+        };
+        let in_slot = self
+            .instances
+            .iter()
+            .filter(|i| i.rollout == rollout.id && i.process == *process && i.ordinal == ordinal);
+        // One that is being stopped already cannot be kept.
+        let keeper = in_slot
+            .filter(|i| !self.notes.is_stopping(&i.id))
+            .min_by_key(|i| (rank(i), i.id.clone()))?;
+        self.staying.insert(&keeper.id);
+        Some(keeper)
+    }
+
+    /// Whether requests may go to this start of the instance: a probe passed, or they go already.
+    fn serves(&self, id: &InstanceId, since: Millis) -> bool {
+        self.proxy.healthy(id, since) || self.proxy.sent_role(id, since) == Some(Role::Serve)
+    }
+
+    fn start(&mut self, rollout: &Rollout, process: &ProcessType, ordinal: u32) {
+        let due = self.notes.start_at(rollout, process, ordinal);
+        let action =
+            Action::Start { rollout: rollout.id.clone(), process: process.clone(), ordinal };
+        self.at(due, action);
+    }
+
+    /// Does `action` if `due` has come, else looks again then.
+    fn at(&mut self, due: Option<Millis>, action: Action) {
+        match due {
+            Some(due) if due > self.now => self.wake(due),
+            _ => self.actions.push(action),
+        }
+    }
+
+    fn wake(&mut self, at: Millis) {
+        self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
+    }
+
+    fn fail(&mut self, candidate: &Rollout, why: FailedBecause) {
+        self.actions.push(Action::Fail { rollout: candidate.id.clone(), why });
+    }
+
+    fn target(&mut self, instance: &Instance, started: Millis, role: Role) {
+        let (Some(address), Some(port), true) =
+            (instance.address, instance.port, instance.process.is_web())
+        else {
+            return;
+        };
+        self.targets.push(Target {
+            instance: instance.id.clone(),
+            started,
+            addr: (address, port).into(),
+            process: instance.label(),
+            release: instance.release,
+            role,
+        });
+    }
+
+    fn route(&mut self) -> AppRoute {
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.sort_by(|a, b| a.instance.cmp(&b.instance));
+        let web = if targets.iter().any(|t| t.role == Role::Serve) {
+            WebState::Serving
+        } else {
+            self.web_state()
+        };
+        let probed = self.intent.candidate.as_ref().or(self.intent.live.as_ref());
+        AppRoute {
+            app: self.intent.app.clone(),
+            hosts: self.intent.hosts.clone(),
+            web,
+            targets,
+            health: probed.map(|r| r.spec.health.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What a request meets while no target serves.
+    fn web_state(&self) -> WebState {
+        let intent = self.intent;
+        if intent.desired != Desired::Run {
+            return if intent.released { WebState::Stopped } else { WebState::NothingDeployed };
+        }
+        let Some(live) = &intent.live else {
+            return match (intent.released, &intent.candidate) {
+                (false, _) => WebState::NothingDeployed,
+                (true, Some(_)) => WebState::Booting,
+                (true, None) => WebState::Stopped,
+            };
+        };
+        let web = ProcessType::web();
+        if live.spec.count(&web) == 0 {
+            return WebState::Stopped;
+        }
+        let waits = |i: &Instance| {
+            matches!(i.state, InstanceState::Exited { at, .. }
+                if self.notes.restart_at(&i.id, at).is_some_and(|due| due > self.now))
+        };
+        let mut own = self.instances.iter().filter(|i| i.rollout == live.id && i.process.is_web());
+        let refused =
+            (1..=live.spec.count(&web)).all(|n| self.notes.start_error(live, &web, n).is_some());
+        let crashed = if own.clone().next().is_some() { own.all(waits) } else { refused };
+        if crashed { WebState::Crashed } else { WebState::Booting }
+    }
+}
+
+/// Every slot of a release, web first.
+fn slots(spec: &ReleaseSpec) -> impl Iterator<Item = (&ProcessType, u32)> {
+    let web_first = spec.processes.iter().filter(|(p, _)| p.is_web());
+    let others = spec.processes.iter().filter(|(p, _)| !p.is_web());
+    web_first.chain(others).flat_map(|(process, p)| (1..=p.count).map(move |n| (process, n)))
+}

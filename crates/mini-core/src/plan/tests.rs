@@ -1,0 +1,294 @@
+//! Golden tests: one situation, one plan.
+
+use super::*;
+use crate::release::{HealthSpec, Limits, ProcessSpec, Timing};
+
+fn spec(counts: &[(&str, u32)]) -> Arc<ReleaseSpec> {
+    let process = |count| ProcessSpec { command: None, count, limits: Limits::default() };
+    Arc::new(ReleaseSpec {
+        image: "sha256:1".into(),
+        port: 8080,
+        processes: counts.iter().map(|(p, n)| (p.parse().unwrap(), process(*n))).collect(),
+        health: HealthSpec::default(),
+        timing: Timing { boot_timeout_ms: 60_000, drain_ms: 30_000, grace_ms: 10_000 },
+    })
+}
+
+fn rollout(id: &str, counts: &[(&str, u32)]) -> Rollout {
+    Rollout { id: id.parse().unwrap(), release: 1, spec: spec(counts) }
+}
+
+fn instance(id: &str, rollout: &str, process: &str, state: InstanceState) -> Instance {
+    Instance {
+        id: id.parse().unwrap(),
+        app: "blue".parse().unwrap(),
+        rollout: rollout.parse().unwrap(),
+        release: 1,
+        process: process.parse().unwrap(),
+        ordinal: 1,
+        address: Some("10.210.0.2".parse().unwrap()),
+        port: Some(8080),
+        state,
+    }
+}
+
+const UP: InstanceState = InstanceState::Running { since: Millis(1000) };
+const EXITED: InstanceState = InstanceState::Exited { code: 1, oom: false, at: Millis(5000) };
+
+struct World {
+    intent: Intent,
+    instances: Vec<Instance>,
+    proxy: ProxyView,
+    notes: Notes,
+}
+
+impl World {
+    fn new(live: Option<Rollout>, candidate: Option<Rollout>, instances: Vec<Instance>) -> Self {
+        let released = live.is_some();
+        let intent = Intent {
+            app: "blue".parse().unwrap(),
+            desired: Desired::Run,
+            live,
+            candidate,
+            released,
+            hosts: vec![],
+        };
+        let proxy = ProxyView { connected: true, ..ProxyView::default() };
+        Self { intent, instances, proxy, notes: Notes::default() }
+    }
+
+    fn healthy(mut self, ids: &[&str]) -> Self {
+        for id in ids {
+            self.proxy.health.insert(id.parse().unwrap(), (Millis(1000), Verdict::Healthy));
+        }
+        self
+    }
+
+    fn plan(&mut self, now: u64) -> Plan {
+        self.notes.saw(&self.instances);
+        let candidate = self.intent.candidate.as_ref().map(|c| c.id.clone());
+        self.notes.candidate_seen(candidate.as_ref(), Millis(now));
+        let observed =
+            Observed { instances: Some(&self.instances), proxy: &self.proxy, notes: &self.notes };
+        let plan = plan(&self.intent, observed, Millis(now));
+        self.notes.planned(plan.route.as_ref().unwrap(), Millis(now));
+        plan
+    }
+
+    /// As if the proxy had taken the route and written it down.
+    fn sent(&mut self, plan: &Plan) {
+        self.proxy.sent = plan.route.clone();
+        self.proxy.sent_is_durable = true;
+    }
+}
+
+fn roles(plan: &Plan) -> Vec<(String, Role)> {
+    let route = plan.route.as_ref().unwrap();
+    route.targets.iter().map(|t| (t.instance.to_string(), t.role)).collect()
+}
+
+fn web_state(plan: &Plan) -> WebState {
+    plan.route.as_ref().unwrap().web
+}
+
+fn start(rollout: &str, process: &str) -> Action {
+    Action::Start {
+        rollout: rollout.parse().unwrap(),
+        process: process.parse().unwrap(),
+        ordinal: 1,
+    }
+}
+
+fn stop(id: &str) -> Action {
+    Action::Stop { instance: id.parse().unwrap(), grace_ms: 10_000 }
+}
+
+#[test]
+fn a_first_deploy_starts_probes_and_commits() {
+    let mut world = World::new(None, Some(rollout("d1", &[("web", 1), ("worker", 1)])), vec![]);
+    let plan = world.plan(1000);
+    assert_eq!(plan.actions, [start("d1", "web")], "web before all others");
+    assert_eq!(web_state(&plan), WebState::NothingDeployed);
+
+    world.instances = vec![instance("a", "d1", "web", UP)];
+    let plan = world.plan(1010);
+    assert_eq!((plan.actions.len(), roles(&plan)), (0, vec![("a".into(), Role::Probe)]));
+    assert_eq!(plan.wake_at, Some(Millis(61_000)), "the boot timeout");
+
+    let mut world = world.healthy(&["a"]);
+    assert_eq!(world.plan(1020).actions, [Action::Commit("d1".parse().unwrap())]);
+
+    world.intent.live = world.intent.candidate.take();
+    let plan = world.plan(1030);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve)]);
+    assert_eq!(plan.actions, [start("d1", "worker")]);
+}
+
+#[test]
+fn the_old_release_serves_until_the_new_one_is_live_then_drains_then_stops() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(
+        Some(rollout("d1", &[("web", 1)])),
+        Some(rollout("d2", &[("web", 1)])),
+        instances,
+    )
+    .healthy(&["a"]);
+    let plan = world.plan(2000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Probe)]);
+    assert_eq!(plan.actions, []);
+
+    let mut world = world.healthy(&["b"]);
+    assert_eq!(world.plan(2000).actions, [Action::Commit("d2".parse().unwrap())]);
+    world.intent.live = world.intent.candidate.take();
+    let plan = world.plan(2100);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+    assert_eq!(plan.actions, [], "the proxy does not know yet");
+
+    world.sent(&plan);
+    world.proxy.sent_is_durable = false;
+    world.proxy.drained.insert("a".parse().unwrap());
+    assert_eq!(world.plan(2200).actions, [], "drained, but the snapshot still names it");
+    world.proxy.sent_is_durable = true;
+    assert_eq!(world.plan(2200).actions, [stop("a")]);
+
+    world.notes.stop_begun(&"a".parse().unwrap());
+    assert_eq!(world.plan(2300).actions, [], "once is enough");
+    world.notes.stop_ended(&"a".parse().unwrap());
+    world.instances[0].state = EXITED;
+    assert_eq!(world.plan(2400).actions, [Action::Remove("a".parse().unwrap())]);
+}
+
+#[test]
+fn what_outlasts_the_drain_time_is_cut_then_stopped() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["b"]);
+    let first = world.plan(10_000);
+    world.sent(&first);
+    let waiting = world.plan(20_000);
+    assert_eq!((waiting.actions.len(), waiting.wake_at), (0, Some(Millis(40_000))));
+    let cut = world.plan(40_000);
+    assert_eq!((roles(&cut), cut.actions.len()), (vec![("b".into(), Role::Serve)], 0));
+    world.sent(&cut);
+    assert_eq!(world.plan(40_001).actions, [stop("a")]);
+}
+
+#[test]
+fn unknown_touches_nothing() {
+    let world = World::new(Some(rollout("d1", &[("web", 1)])), None, vec![]);
+    let observed = Observed { instances: None, proxy: &world.proxy, notes: &world.notes };
+    let plan = plan(&world.intent, observed, Millis(0));
+    assert_eq!(plan, Plan { route: None, actions: vec![], wake_at: None });
+}
+
+#[test]
+fn without_a_proxy_an_old_instance_is_not_stopped() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances);
+    world.proxy.connected = false;
+    world.plan(1000);
+    assert_eq!(world.plan(1_000_000).actions, []);
+    // But a user who stops the app is not kept waiting.
+    world.intent.desired = Desired::Stop;
+    world.plan(1_000_000);
+    assert_eq!(world.plan(2_000_000).actions, [stop("a"), stop("b")]);
+}
+
+#[test]
+fn a_candidate_that_exits_or_never_answers_fails_and_leaves() {
+    let live = || Some(rollout("d1", &[("web", 1)]));
+    let candidate = || Some(rollout("d2", &[("web", 1)]));
+    let fail = |why| Action::Fail { rollout: "d2".parse().unwrap(), why };
+    let b: InstanceId = "b".parse().unwrap();
+
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", EXITED)];
+    let mut world = World::new(live(), candidate(), instances).healthy(&["a"]);
+    assert_eq!(world.plan(6000).actions, [fail(FailedBecause::Exited(b.clone()))]);
+
+    world.instances[1].state = UP;
+    assert_eq!(world.plan(60_999).actions, []);
+    assert_eq!(world.plan(61_000).actions, [fail(FailedBecause::Unhealthy(b))]);
+    world.proxy.connected = false;
+    assert_eq!(world.plan(61_000).actions, [], "nobody can tell");
+    assert_eq!(
+        world.plan(6000 + 180_000).actions,
+        [fail(FailedBecause::TookTooLong)],
+        "but it ends"
+    );
+
+    world.intent.candidate = None;
+    world.proxy.connected = true;
+    let plan = world.plan(62_000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Drain)]);
+}
+
+#[test]
+fn a_crash_is_restarted_at_once_then_later_and_later() {
+    let mut world = World::new(
+        Some(rollout("d1", &[("web", 1)])),
+        None,
+        vec![instance("a", "d1", "web", EXITED)],
+    );
+    let again = Action::StartAgain("a".parse().unwrap());
+    let plan = world.plan(5001);
+    assert_eq!(
+        (plan.actions.as_slice(), web_state(&plan)),
+        ([again.clone()].as_slice(), WebState::Booting)
+    );
+
+    world.instances[0].state = InstanceState::Running { since: Millis(5100) };
+    let plan = world.plan(5200);
+    assert_eq!(
+        roles(&plan),
+        [("a".into(), Role::Probe)],
+        "an old verdict says nothing of a new start"
+    );
+
+    world.instances[0].state = InstanceState::Exited { code: 1, oom: false, at: Millis(6000) };
+    let plan = world.plan(6001);
+    assert_eq!((plan.actions.len(), plan.wake_at), (0, Some(Millis(7000))));
+    assert_eq!(web_state(&plan), WebState::Crashed);
+    assert_eq!(world.plan(7000).actions, [again]);
+}
+
+#[test]
+fn a_controller_that_has_just_started_keeps_what_serves() {
+    // The proxy's hello named `a` as serving: seeded as healthy.
+    let instances = vec![instance("a", "d1", "web", UP)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances).healthy(&["a"]);
+    let plan = world.plan(9000);
+    assert_eq!((roles(&plan), plan.actions.len()), (vec![("a".into(), Role::Serve)], 0));
+}
+
+#[test]
+fn two_instances_in_one_slot_become_one() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d1", "web", UP)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances).healthy(&["b"]);
+    let plan = world.plan(2000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+}
+
+#[test]
+fn stop_drains_and_destroy_forgets_when_nothing_is_left() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("w", "d1", "worker", UP)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1), ("worker", 1)])), None, instances)
+        .healthy(&["a"]);
+    world.intent.desired = Desired::Destroy;
+    let plan = world.plan(2000);
+    assert_eq!(web_state(&plan), WebState::Stopped);
+    assert_eq!((roles(&plan), plan.actions), (vec![("a".into(), Role::Drain)], vec![stop("w")]));
+    world.instances.clear();
+    assert_eq!(world.plan(3000).actions, [Action::Forget]);
+}
+
+#[test]
+fn a_start_that_the_engine_refuses_for_good_fails_the_rollout() {
+    let mut world = World::new(None, Some(rollout("d1", &[("web", 1)])), vec![]);
+    let (id, web) = ("d1".parse().unwrap(), ProcessType::web());
+    world.plan(1000);
+    world.notes.start_failed(&id, &web, 1, ("no space left", false), Millis(1000));
+    let plan = world.plan(1001);
+    assert_eq!((plan.actions.len(), plan.wake_at), (0, Some(Millis(1250))), "tried again later");
+    world.notes.start_failed(&id, &web, 1, ("no such command", true), Millis(2000));
+    let why = FailedBecause::CannotStart("no such command".into());
+    assert_eq!(world.plan(2001).actions, [Action::Fail { rollout: id, why }]);
+}
