@@ -1,1 +1,7 @@
-
+//! The controller.
+mod clock;
+mod logs;
+mod sources;
+mod store;
+mod tokens;
+mod vault;
