@@ -1,0 +1,220 @@
+//! Building: through BuildKit where the engine opens a session, else through the classic builder.
+//!
+//! Both take the context as a tar that is read only as fast as the engine takes it. A failed
+//! build is never tried again by the other builder. Dropping the stream closes the connection of
+//! the build, and that cancels it on the engine.
+
+mod classic;
+mod explain;
+mod session;
+mod trace;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bollard::models::{BuildInfo, BuildInfoAux};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Method, header};
+use mini_core::ports::{BuildSpec, Items, Progress, RuntimeError, RuntimeErrorKind, RuntimeResult};
+
+use crate::engine::Docker;
+use crate::raw::{self, Lines, Query};
+use crate::{error, labels};
+use session::Session;
+
+/// What messages call a build.
+const WHAT: &str = "the build";
+
+impl Docker {
+    /// Whether the engine opens a BuildKit session: the only sure sign, since 20.10 names no
+    /// builder in its ping. Remembered for the next build.
+    pub(crate) async fn probe_buildkit(&self) -> RuntimeResult<bool> {
+        let opened = Session::open(&self.inner.raw, &self.session_id("probe")).await?;
+        self.remember_buildkit(opened.is_some());
+        Ok(opened.is_some())
+    }
+
+    fn remember_buildkit(&self, here: bool) {
+        *self.inner.buildkit.lock().unwrap_or_else(PoisonError::into_inner) = Some(here);
+    }
+
+    fn session_id(&self, purpose: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        format!("mini-{}-{purpose}-{}", self.server(), now.as_nanos())
+    }
+
+    async fn session_for_build(&self, id: &str) -> RuntimeResult<Option<Session>> {
+        let known = *self.inner.buildkit.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == Some(false) {
+            return Ok(None);
+        }
+        let session = Session::open(&self.inner.raw, id).await?;
+        self.remember_buildkit(session.is_some());
+        Ok(session)
+    }
+}
+
+pub(crate) fn build(docker: Docker, spec: BuildSpec) -> Items<RuntimeResult<Progress>> {
+    let state = State::Waiting(Box::new(spec));
+    Box::pin(stream::unfold((docker, state), |(docker, mut state)| async move {
+        loop {
+            state = match state {
+                State::Waiting(spec) => match begin(&docker, *spec).await {
+                    Ok(run) => State::Running(Box::new(run)),
+                    Err(error) => return Some((Err(error), (docker, State::Done))),
+                },
+                State::Running(mut run) => match run.next(&docker).await {
+                    Some(Ok(Progress::Image(id))) => {
+                        return Some((Ok(Progress::Image(id)), (docker, State::Done)));
+                    }
+                    Some(Ok(step)) => return Some((Ok(step), (docker, State::Running(run)))),
+                    Some(Err(error)) => return Some((Err(error), (docker, State::Done))),
+                    None => State::Done,
+                },
+                State::Done => return None,
+            }
+        }
+    }))
+}
+
+enum State {
+    Waiting(Box<BuildSpec>),
+    Running(Box<Run>),
+    Done,
+}
+
+/// A build that the engine has begun.
+struct Run {
+    lines: Lines,
+    view: View,
+    ready: VecDeque<Progress>,
+    image: Option<String>,
+    tag: String,
+    /// Closed with the build: the engine keeps asking it whether we are there.
+    _session: Option<Session>,
+}
+
+enum View {
+    BuildKit(trace::Trace),
+    Classic(classic::Steps),
+}
+
+async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
+    let id = docker.session_id(spec.deployment.as_str());
+    let session = docker.session_for_build(&id).await?;
+    let tag = labels::image_tag(docker.server(), &spec.app, &spec.deployment);
+    let labels = serde_json::json!(labels::of_image(docker.server(), &spec.app)).to_string();
+    let mut query = Query::new("/build")
+        .with("t", &tag)
+        .with("dockerfile", &spec.dockerfile)
+        .with("labels", &labels)
+        .with("rm", "1")
+        .with("forcerm", "1");
+    if !spec.use_cache {
+        query = query.with("nocache", "1");
+    }
+    let view = if session.is_some() {
+        query = query.with("version", "2").with("session", &id).with("buildid", &id);
+        View::BuildKit(trace::Trace::default())
+    } else {
+        // An app weighs 1024 (CONTRACTS, "Default limits"). BuildKit takes no limits.
+        query = query.with("cpushares", "256");
+        View::Classic(classic::Steps::default())
+    };
+    let broken = Arc::new(Mutex::new(None));
+    let body = raw::streamed(noting_errors(spec.context, broken.clone()));
+    let mut request = raw::request(Method::POST, query.target(), body);
+    request
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-tar"));
+    let answer = docker.inner.raw.send(WHAT, request).await;
+    // Our own source failed: the engine, which saw its connection end, is not to blame.
+    if let Some(why) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(RuntimeError::new(
+            RuntimeErrorKind::Other,
+            format!("the source of the build could not be read: {why}"),
+        ));
+    }
+    let answer = answer?.checked(WHAT).await.map_err(|error| explain::refused(error, WHAT))?;
+    let lines = answer.lines(WHAT);
+    Ok(Run { lines, view, ready: VecDeque::new(), image: None, tag, _session: session })
+}
+
+/// Passes a context on and notes the error that ends it.
+fn noting_errors(
+    context: Items<std::io::Result<Bytes>>,
+    broken: Arc<Mutex<Option<String>>>,
+) -> Items<std::io::Result<Bytes>> {
+    Box::pin(context.inspect(move |item| {
+        if let Err(error) = item {
+            *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
+    }))
+}
+
+impl Run {
+    async fn next(&mut self, docker: &Docker) -> Option<RuntimeResult<Progress>> {
+        loop {
+            if let Some(step) = self.ready.pop_front() {
+                return Some(Ok(step));
+            }
+            match self.lines.next().await {
+                Ok(Some(line)) => {
+                    if let Err(error) = self.read(&line) {
+                        return Some(Err(error));
+                    }
+                }
+                Ok(None) => return Some(self.finished(docker).await),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn read(&mut self, line: &[u8]) -> RuntimeResult<()> {
+        let info: BuildInfo = match serde_json::from_slice(line) {
+            Ok(info) => info,
+            // A kind of message that a newer engine has: nothing that a build hangs on.
+            Err(error) => {
+                tracing::debug!(%error, "a message of a build was passed over");
+                return Ok(());
+            }
+        };
+        if let Some(message) = info.error_detail.and_then(|detail| detail.message) {
+            return Err(match &self.view {
+                View::BuildKit(trace) => explain::buildkit(&message, trace.failed()),
+                View::Classic(steps) => explain::classic(&message, steps.last()),
+            });
+        }
+        match (info.aux, &mut self.view) {
+            (Some(BuildInfoAux::BuildKit(status)), View::BuildKit(trace)) => {
+                trace.read(status, &mut self.ready);
+            }
+            (Some(BuildInfoAux::Default(image)), _) => self.image = image.id.or(self.image.take()),
+            _ => {}
+        }
+        if let View::Classic(steps) = &mut self.view {
+            let status = info.status.map(|status| match &info.id {
+                Some(layer) => format!("{layer}: {status}\n"),
+                None => format!("{status}\n"),
+            });
+            // A base image's layers tell the same thing many times over: only words, no bars.
+            let told = status.filter(|_| info.progress_detail.is_none());
+            for text in info.stream.iter().chain(&told) {
+                steps.read(text, &mut self.ready);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the engine's answer: with an image, or the build was cut off.
+    async fn finished(&mut self, docker: &Docker) -> RuntimeResult<Progress> {
+        let id = match self.image.take() {
+            Some(id) => Some(id),
+            None => docker.image_info(self.tag.clone()).await?.map(|image| image.id),
+        };
+        id.map(Progress::Image)
+            .ok_or_else(|| error::unreachable(WHAT, "it ended the build without a word"))
+    }
+}
