@@ -17,5 +17,7 @@ pub mod release;
 pub mod route;
 pub mod source;
 pub mod subnet;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod words;

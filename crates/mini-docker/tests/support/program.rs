@@ -1,0 +1,62 @@
+//! The program in the tests' images; what its words mean stands in
+//! `mini_core::testing::conformance`, and below for the rest.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let word = words.first().map_or("", String::as_str);
+    match word {
+        "exit" => exit(&words[1..]),
+        "loopback" => serve("127.0.0.1"),
+        // Takes memory until it is killed.
+        "eat" => {
+            let mut eaten = Vec::new();
+            loop {
+                eaten.push(vec![1_u8; 1 << 20]);
+            }
+        }
+        // One line of that many bytes to stdout, and bytes that are no text to stderr.
+        "long" => {
+            let length = words[1].parse().unwrap();
+            let line = [vec![b'x'; length], b"\n".to_vec()].concat();
+            std::io::stdout().write_all(&line).unwrap();
+            std::io::stderr().write_all(b"tail without an end").unwrap();
+        }
+        "count" => {
+            let mut out = std::io::stdout().lock();
+            for number in 0..words[1].parse().unwrap() {
+                writeln!(out, "line {number}").unwrap();
+            }
+        }
+        "cat" => {
+            for path in &words[1..] {
+                print!("{}", std::fs::read_to_string(path).unwrap());
+            }
+        }
+        _ => serve("0.0.0.0"),
+    }
+}
+
+fn exit(words: &[String]) {
+    for line in &words[1..] {
+        let mut line = line.clone();
+        for (key, value) in std::env::vars() {
+            line = line.replace(&format!("${key}"), &value);
+        }
+        println!("{line}");
+    }
+    std::process::exit(words[0].parse().unwrap());
+}
+
+fn serve(host: &str) {
+    let port = std::env::var("PORT").unwrap_or_else(|_| "8080".to_owned());
+    let listener = TcpListener::bind(format!("{host}:{port}")).unwrap();
+    println!("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi\n");
+    }
+}
