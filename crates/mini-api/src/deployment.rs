@@ -53,11 +53,12 @@ pub struct Deployment {
     pub created_by: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum DeploymentKind {
     /// From source or a ready image.
+    #[default]
     Deploy,
     /// The same code with other config vars.
     Config,

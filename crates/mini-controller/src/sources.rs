@@ -161,7 +161,8 @@ fn copy_entry(
             let executable = mode & 0o111 != 0;
             let mode = if executable { 0o755 } else { 0o644 };
             let mut header = plain_header(EntryType::Regular, mode, size, mtime);
-            let mut content = Hashing { inner: entry, hasher: blake3::Hasher::new(), read: 0, failed: None };
+            let mut content =
+                Hashing { inner: entry, hasher: blake3::Hasher::new(), read: 0, failed: None };
             let written = clean.append_data(&mut header, &path, &mut content);
             if let Some(error) = content.failed.take() {
                 return Err(damaged(error));

@@ -53,7 +53,8 @@ impl Pumps {
             pump.task.is_finished() && started.is_some() && pump.started != started
         });
         if stale {
-            let task = tokio::spawn(pump(self.runtime.clone(), self.logs.clone(), instance.clone()));
+            let task =
+                tokio::spawn(pump(self.runtime.clone(), self.logs.clone(), instance.clone()));
             running.insert(instance.id.clone(), Pump { started, task });
         }
     }
@@ -88,8 +89,7 @@ async fn pump(runtime: Arc<dyn Runtime>, logs: Logs, instance: Instance) {
                 Ok(line) if kept.is_some_and(|kept| line.at_nanos <= kept) => {}
                 Ok(line) => {
                     last = Some(last.map_or(line.at_nanos, |l| l.max(line.at_nanos)));
-                    let record =
-                        Record::of_app(line.at_nanos, instance.label(), &id, &line.text);
+                    let record = Record::of_app(line.at_nanos, instance.label(), &id, &line.text);
                     logs.append(&app, record).await;
                 }
                 Err(error) => {

@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::record::Record;
+use mini_core::id::InstanceId;
+
+use super::record::{Record, short};
 use super::segment::{segments, stream_end};
 
 const CHUNK: u64 = 64 << 10;
@@ -19,6 +21,8 @@ pub(crate) struct Filter {
     /// `web` for all of that type, or `web.1`.
     pub(crate) process: Option<String>,
     pub(crate) since_nanos: Option<i64>,
+    /// One instance only.
+    pub(crate) instance: Option<InstanceId>,
 }
 
 impl Filter {
@@ -29,6 +33,7 @@ impl Filter {
         };
         self.source.as_ref().is_none_or(|s| *s == record.source)
             && self.process.as_ref().is_none_or(process)
+            && self.instance.as_ref().is_none_or(|i| short(i) == record.instance)
             && self.since_nanos.is_none_or(|since| record.at_nanos >= since)
     }
 }
@@ -57,7 +62,12 @@ impl Reader {
     }
 
     /// The last `count` records before `end` that the filter wants, oldest first.
-    pub(crate) fn last(&self, count: usize, filter: &Filter, end: u64) -> io::Result<Vec<(u64, Record)>> {
+    pub(crate) fn last(
+        &self,
+        count: usize,
+        filter: &Filter,
+        end: u64,
+    ) -> io::Result<Vec<(u64, Record)>> {
         let mut found = Vec::new();
         self.backwards(end, u64::MAX, |number, record| {
             let too_old = filter.since_nanos.is_some_and(|since| {
@@ -94,7 +104,8 @@ impl Reader {
         let missed = oldest.saturating_sub(after);
         let mut next = after.max(oldest);
         let mut records = Vec::new();
-        let here = segments.iter().find(|(start, length, _)| (*start..start + length).contains(&next));
+        let here =
+            segments.iter().find(|(start, length, _)| (*start..start + length).contains(&next));
         if let Some((start, length, path)) = here {
             let bytes = read_at(path, next - start, (length - (next - start)).min(CHUNK))?;
             // Whole lines only; a line that is longer than the chunk cannot be (they are split).

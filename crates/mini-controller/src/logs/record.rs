@@ -36,17 +36,20 @@ impl Record {
         }
     }
 
-    pub(crate) fn of_app(at_nanos: i64, process: String, instance: &InstanceId, raw: &[u8]) -> Self {
+    pub(crate) fn of_app(
+        at_nanos: i64,
+        process: String,
+        instance: &InstanceId,
+        raw: &[u8],
+    ) -> Self {
         let text = String::from_utf8_lossy(raw).into_owned();
         Self { at_nanos, source: "app".into(), process, instance: short(instance).into(), text }
     }
 
     /// The record as it stands in the file; control characters are made visible.
     pub(super) fn line(&self) -> String {
-        let mut line = format!(
-            "{}\t{}\t{}\t{}\t",
-            self.at_nanos, self.source, self.process, self.instance
-        );
+        let mut line =
+            format!("{}\t{}\t{}\t{}\t", self.at_nanos, self.source, self.process, self.instance);
         let mut taken = 0;
         for c in self.text.chars() {
             taken += c.len_utf8();

@@ -60,7 +60,9 @@ impl Writer {
             let mut lines: HashMap<AppName, String> = HashMap::new();
             for job in batch.drain(..) {
                 match job {
-                    Job::Append(app, record) => lines.entry(app).or_default().push_str(&record.line()),
+                    Job::Append(app, record) => {
+                        lines.entry(app).or_default().push_str(&record.line())
+                    }
                     Job::Flush(done) => {
                         self.write_all(&mut lines);
                         let _ = done.send(());

@@ -82,7 +82,8 @@ async fn a_cut_record_spoils_only_itself_and_binary_is_made_printable() {
     std::fs::write(&path, text).unwrap();
     let logs = Logs::open(folder.path().into(), BUDGET_BYTES).unwrap();
     let id = "abc".parse().unwrap();
-    logs.append(&app(), Record::of_app(3, "web.1".into(), &id, b"bell \x07 \xff tab\t end\r")).await;
+    logs.append(&app(), Record::of_app(3, "web.1".into(), &id, b"bell \x07 \xff tab\t end\r"))
+        .await;
     logs.append(&app(), record(4, "web.1", &"z".repeat(20_000))).await;
     logs.flush().await;
     let reader = logs.reader(&app());

@@ -124,7 +124,9 @@ pub(crate) fn take_address(
 }
 
 pub(crate) fn domains_of(c: &Connection, id: AppId) -> StoreResult<Vec<HostName>> {
-    all(c, "SELECT host FROM domains WHERE app_id = ?1 ORDER BY host", [id], |row| parsed(row, "host"))
+    all(c, "SELECT host FROM domains WHERE app_id = ?1 ORDER BY host", [id], |row| {
+        parsed(row, "host")
+    })
 }
 
 /// The sealed config vars, sorted by name.
@@ -147,7 +149,9 @@ pub(crate) fn change_env(
                  ON CONFLICT (app_id, name) DO UPDATE SET value = excluded.value",
                 params![id, name, value],
             )?,
-            None => c.execute("DELETE FROM env WHERE app_id = ?1 AND name = ?2", params![id, name])?,
+            None => {
+                c.execute("DELETE FROM env WHERE app_id = ?1 AND name = ?2", params![id, name])?
+            }
         };
     }
     Ok(())

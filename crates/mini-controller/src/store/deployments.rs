@@ -9,7 +9,10 @@ use mini_core::source::SourceDigest;
 use mini_core::time::Millis;
 use rusqlite::{Connection, Row, params};
 
-use super::rows::{all, corrupt, document, json, millis, millis_opt, name_of, named, one, parsed, parsed_opt, to_sql};
+use super::rows::{
+    all, corrupt, document, json, millis, millis_opt, name_of, named, one, parsed, parsed_opt,
+    to_sql,
+};
 use super::{AppId, StoreResult, app_by_id, set_desired};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,11 @@ pub(crate) fn deployment(c: &Connection, id: &DeploymentId) -> StoreResult<Optio
     one(c, &format!("SELECT {COLUMNS} FROM deployments WHERE id = ?1"), [id.as_str()], read)
 }
 
-pub(crate) fn deployments(c: &Connection, app: AppId, limit: u32) -> StoreResult<Vec<DeploymentRow>> {
+pub(crate) fn deployments(
+    c: &Connection,
+    app: AppId,
+    limit: u32,
+) -> StoreResult<Vec<DeploymentRow>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM deployments WHERE app_id = ?1
          ORDER BY created_at DESC, rowid DESC LIMIT ?2"

@@ -9,7 +9,6 @@
 //! [`Store::write`] returned from is on the disk. Another thread reads.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -33,7 +32,9 @@ pub enum StoreError {
     /// The disk is full or the file cannot be written. Nothing of the transaction happened.
     #[error("the data folder cannot be written: {0}")]
     Full(String),
-    #[error("the database at {path} is of a newer version ({found}) than this program knows ({known})")]
+    #[error(
+        "the database at {path} is of a newer version ({found}) than this program knows ({known})"
+    )]
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("the database: {0}")]
     Sqlite(String),
@@ -44,13 +45,15 @@ pub enum StoreError {
     Closed,
 }
 
-pub type StoreResult<T> = Result<T, StoreError>;
+pub(crate) type StoreResult<T> = Result<T, StoreError>;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
         match error.sqlite_error_code() {
-            Some(DiskFull | ReadOnly | SystemIoFailure | CannotOpen) => Self::Full(error.to_string()),
+            Some(DiskFull | ReadOnly | SystemIoFailure | CannotOpen) => {
+                Self::Full(error.to_string())
+            }
             _ => Self::Sqlite(error.to_string()),
         }
     }
@@ -60,16 +63,15 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// A handle on the two threads; cheap to clone.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     writer: mpsc::UnboundedSender<Job>,
     reader: mpsc::UnboundedSender<Job>,
-    path: Arc<PathBuf>,
 }
 
 impl Store {
     /// Opens or makes the database, and brings it to this program's schema. Before migrating an
     /// existing one, a copy is left beside it.
-    pub fn open(path: &Path) -> StoreResult<Self> {
+    pub(crate) fn open(path: &Path) -> StoreResult<Self> {
         let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -82,16 +84,11 @@ impl Store {
         Ok(Self {
             writer: serve("store-writer", connection)?,
             reader: serve("store-reader", reader)?,
-            path: Arc::new(path.to_owned()),
         })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Runs `job` in a write transaction; when this returns `Ok`, it is durable.
-    pub async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Transaction<'_>) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
@@ -105,7 +102,7 @@ impl Store {
     }
 
     /// Runs `job` on what was last committed.
-    pub async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {

@@ -48,9 +48,8 @@ pub(crate) fn release(c: &Connection, app: AppId, number: u32) -> StoreResult<Op
 
 /// The newest `limit` releases, newest first.
 pub(crate) fn releases(c: &Connection, app: AppId, limit: u32) -> StoreResult<Vec<ReleaseRow>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM releases WHERE app_id = ?1 ORDER BY number DESC LIMIT ?2"
-    );
+    let sql =
+        format!("SELECT {COLUMNS} FROM releases WHERE app_id = ?1 ORDER BY number DESC LIMIT ?2");
     all(c, &sql, params![app, limit], read)
 }
 
@@ -69,7 +68,8 @@ pub(crate) fn release_of_source(
 
 /// The next number: never used before and never again.
 pub(crate) fn next_release_number(c: &Connection, app: AppId) -> StoreResult<u32> {
-    let sql = "UPDATE apps SET last_release = last_release + 1 WHERE id = ?1 RETURNING last_release";
+    let sql =
+        "UPDATE apps SET last_release = last_release + 1 WHERE id = ?1 RETURNING last_release";
     Ok(c.query_row(sql, [app], |row| row.get(0))?)
 }
 

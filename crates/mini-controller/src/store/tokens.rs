@@ -20,8 +20,7 @@ pub(crate) struct TokenRow {
     pub(crate) revoked_at: Option<Millis>,
 }
 
-const COLUMNS: &str =
-    "id, name, hash, scope, created_at, expires_at, last_used_at, revoked_at";
+const COLUMNS: &str = "id, name, hash, scope, created_at, expires_at, last_used_at, revoked_at";
 
 fn read(row: &Row<'_>) -> StoreResult<TokenRow> {
     Ok(TokenRow {
@@ -38,7 +37,8 @@ fn read(row: &Row<'_>) -> StoreResult<TokenRow> {
 
 /// Every token that was not revoked, oldest first.
 pub(crate) fn tokens(c: &Connection) -> StoreResult<Vec<TokenRow>> {
-    let sql = format!("SELECT {COLUMNS} FROM tokens WHERE revoked_at IS NULL ORDER BY created_at, id");
+    let sql =
+        format!("SELECT {COLUMNS} FROM tokens WHERE revoked_at IS NULL ORDER BY created_at, id");
     all(c, &sql, [], read)
 }
 

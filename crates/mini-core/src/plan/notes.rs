@@ -174,6 +174,11 @@ impl Notes {
         self.start_errors.iter().find(|((id, _, _), _)| *id == rollout.id).map(|(_, e)| e)
     }
 
+    /// How long a candidate has been on its way, in milliseconds.
+    pub fn candidate_age_ms(&self, id: &DeploymentId, now: Millis) -> u64 {
+        self.candidate_since(id).map_or(0, |since| now.since(since))
+    }
+
     pub(super) fn candidate_since(&self, id: &DeploymentId) -> Option<Millis> {
         self.candidate.as_ref().filter(|(seen, _)| seen == id).map(|(_, at)| *at)
     }

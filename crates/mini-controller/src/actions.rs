@@ -1,0 +1,367 @@
+//! Doing what a plan says. Every action may be done again, and finding it done is done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mini_api::DeploymentStatus;
+use mini_core::cause::{Cause, Findings, diagnose};
+use mini_core::control::Verdict;
+use mini_core::id::{DeploymentId, InstanceId};
+use mini_core::name::{AppName, ProcessType};
+use mini_core::plan::{Action, FailedBecause};
+use mini_core::ports::{
+    Instance, InstanceSpec, InstanceState, Listening, NetworkSpec, RuntimeError, RuntimeErrorKind,
+};
+
+use crate::clock;
+use crate::core::Core;
+use crate::drivers::Handle;
+use crate::logs::Filter;
+use crate::store::{self, AppRow, ReleaseRow, StoreError};
+use crate::vault;
+
+/// How long a start waits for the proxy to have forgotten the address's last holder.
+const FORGETTING: Duration = Duration::from_secs(5);
+/// How many of the last lines go with a failure.
+const TAIL: usize = 15;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// Said in the log; the next plan tries again.
+    Failed,
+    AppForgotten,
+}
+
+pub(crate) async fn perform(
+    core: &Arc<Core>,
+    app: &AppName,
+    handle: &Handle,
+    action: &Action,
+) -> Outcome {
+    let done = match action {
+        Action::Start { rollout, process, ordinal } => {
+            let started = start(core, app, handle, (rollout, process, *ordinal)).await;
+            if let Err(problem) = &started {
+                let (message, fatal) = (problem.to_string(), problem.is_fatal());
+                let now = clock::now();
+                handle.notes().start_failed(rollout, process, *ordinal, (&message, fatal), now);
+                core.logs.say(
+                    app,
+                    "deploy",
+                    format!("{process}.{ordinal} did not start: {message}"),
+                );
+            } else {
+                handle.notes().start_worked(rollout, process, *ordinal);
+            }
+            started
+        }
+        Action::StartAgain(id) => start_again(core, handle, id).await,
+        Action::Commit(rollout) => commit(core, app, handle, rollout).await,
+        Action::Fail { rollout, why } => fail(core, app, rollout, why).await,
+        Action::Stop { instance, grace_ms } => stop(core, instance, *grace_ms).await,
+        Action::Remove(id) => remove(core, id).await,
+        Action::Forget => match forget(core, app).await {
+            Ok(()) => return Outcome::AppForgotten,
+            Err(problem) => Err(problem),
+        },
+    };
+    match done {
+        Ok(()) => Outcome::Done,
+        Err(problem) => {
+            tracing::warn!(%app, ?action, error = %problem, "an action failed");
+            // Slows the next try down; a signal comes earlier where there is one.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Outcome::Failed
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Engine(#[from] RuntimeError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Secret(#[from] vault::VaultError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Problem {
+    fn is_fatal(&self) -> bool {
+        match self {
+            Self::Engine(error) => !error.is_transient(),
+            Self::Secret(_) => true,
+            Self::Store(_) | Self::Other(_) => false,
+        }
+    }
+}
+
+type Done = Result<(), Problem>;
+
+async fn start(
+    core: &Core,
+    app: &AppName,
+    handle: &Handle,
+    (rollout, process, ordinal): (&DeploymentId, &ProcessType, u32),
+) -> Done {
+    let (row, release) = release_of(core, app, rollout).await?;
+    let Some(spec) = release.spec.processes.get(process) else {
+        return Err(Problem::Other(format!("v{} has no process type {process}", release.number)));
+    };
+    if !handle.network_ready.load(Ordering::Relaxed) {
+        core.runtime.ensure_network(NetworkSpec { app: app.clone(), subnet: row.subnet }).await?;
+        handle.network_ready.store(true, Ordering::Relaxed);
+    }
+    let address = free_address(core, &row).await?;
+    let port = process.is_web().then_some(release.spec.port);
+    let instance = InstanceSpec {
+        id: InstanceId::from_random(&vault::random_id()?),
+        app: app.clone(),
+        rollout: rollout.clone(),
+        release: release.number,
+        process: process.clone(),
+        ordinal,
+        image: release.spec.image.clone(),
+        command: spec.command.clone(),
+        env: environment(core, &row, &release, (process, ordinal))?,
+        address,
+        port,
+        limits: spec.limits.clone(),
+    };
+    let started = core.runtime.start(instance).await.inspect_err(|error| {
+        if error.kind == RuntimeErrorKind::NotFound {
+            // The network may have been removed behind our back.
+            handle.network_ready.store(false, Ordering::Relaxed);
+        }
+    })?;
+    core.world.started(None, &started);
+    core.pumps.ensure(&started);
+    Ok(())
+}
+
+async fn release_of(
+    core: &Core,
+    app: &AppName,
+    rollout: &DeploymentId,
+) -> Result<(AppRow, ReleaseRow), Problem> {
+    let (name, id) = (app.clone(), rollout.clone());
+    let found = core.store.read(move |c| {
+        let Some(app) = store::app_by_name(c, &name)? else { return Ok(None) };
+        let Some(number) = store::deployment(c, &id)?.and_then(|d| d.release) else {
+            return Ok(None);
+        };
+        Ok(store::release(c, app.id, number)?.map(|release| (app, release)))
+    });
+    found.await?.ok_or_else(|| Problem::Other(format!("{app} has no rollout {rollout}")))
+}
+
+/// The next address that no container has and that the proxy's snapshot does not name.
+async fn free_address(core: &Core, app: &AppRow) -> Result<std::net::Ipv4Addr, Problem> {
+    if !core.link.durable(&app.name, FORGETTING).await {
+        return Err(Problem::Other(
+            "the proxy has not confirmed its route table, so no address can be given out".into(),
+        ));
+    }
+    let Some(instances) = core.world.of_app(&app.name) else {
+        return Err(Problem::Other("the engine is away".into()));
+    };
+    let routed = core.link.view(&app.name, &[]).sent.into_iter().flat_map(|r| r.targets);
+    let mut taken: Vec<std::net::IpAddr> = routed.map(|t| t.addr.ip()).collect();
+    taken.extend(instances.iter().filter_map(|i| i.address).map(std::net::IpAddr::from));
+    let row = app.clone();
+    let address = core
+        .store
+        .write(move |tx| store::take_address(tx, &row, |a| taken.contains(&a.into())))
+        .await?;
+    address.ok_or_else(|| Problem::Other(format!("every address of {} is taken", app.subnet)))
+}
+
+/// The whole environment of one instance: the release's, and what CONTRACTS promise.
+fn environment(
+    core: &Core,
+    app: &AppRow,
+    release: &ReleaseRow,
+    (process, ordinal): (&ProcessType, u32),
+) -> Result<Vec<(String, String)>, Problem> {
+    let mut env = crate::env::of_release(&core.vault, app.id, release)?;
+    if process.is_web() {
+        env.insert("PORT".into(), release.spec.port.to_string());
+    }
+    env.insert("MINI_APP".into(), app.name.to_string());
+    env.insert("MINI_RELEASE".into(), format!("v{}", release.number));
+    env.insert("MINI_PROCESS".into(), format!("{process}.{ordinal}"));
+    if let Some(source) = &release.source {
+        env.insert("MINI_SOURCE_DIGEST".into(), source.to_string());
+    }
+    Ok(env.into_iter().collect())
+}
+
+async fn start_again(core: &Core, handle: &Handle, id: &InstanceId) -> Done {
+    let before = core.world.get(id).map(|i| i.state);
+    match core.runtime.start_again(id.clone()).await {
+        Ok(instance) => {
+            handle.notes().started_again(id);
+            core.world.started(before, &instance);
+            core.pumps.ensure(&instance);
+            Ok(())
+        }
+        Err(error) => {
+            handle.notes().start_again_failed(id, &error.message, clock::now());
+            core.world.look_again();
+            Err(error.into())
+        }
+    }
+}
+
+/// The commit point of a rollout: one transaction. All after it is convergence.
+async fn commit(core: &Arc<Core>, app: &AppName, handle: &Handle, rollout: &DeploymentId) -> Done {
+    let now = clock::now();
+    let took = handle.notes().candidate_age_ms(rollout, now);
+    let (id, url) = (rollout.clone(), core.url(app));
+    core.store.write(move |tx| store::commit_live(tx, &id, (&url, took), now)).await?;
+    core.events_stored();
+    for instance in core.world.of_app(app).unwrap_or_default() {
+        if instance.rollout == *rollout {
+            core.logs.say(app, &instance.label(), "State changed from starting to up");
+        }
+    }
+    core.logs.say(app, "deploy", format!("Live after {took} ms"));
+    core.queue.notify_one();
+    core.drivers.wake(app);
+    crate::orphans::collect_later(core);
+    Ok(())
+}
+
+async fn fail(core: &Core, app: &AppName, rollout: &DeploymentId, why: &FailedBecause) -> Done {
+    let cause = match why {
+        FailedBecause::Exited(id) | FailedBecause::Unhealthy(id) => {
+            cause_of(core, app, rollout, id).await
+        }
+        FailedBecause::CannotStart(message) => Cause::new("cannot_start", message.clone())
+            .hint("`minid doctor` on the server says whether the engine is well"),
+        FailedBecause::TookTooLong if !core.link.connected() => Cause::new(
+            "proxy_away",
+            "the proxy did not answer, so nobody could tell whether the app is healthy",
+        )
+        .hint("`minid doctor` on the server says more"),
+        FailedBecause::TookTooLong => {
+            Cause::new("took_too_long", "the rollout did not come to an end in time")
+                .hint("`minid doctor` on the server says whether the engine is well")
+        }
+    };
+    end_failed(core, app, rollout, cause).await?;
+    Ok(())
+}
+
+/// Ends a deployment as failed, and says so everywhere.
+pub(crate) async fn end_failed(
+    core: &Core,
+    app: &AppName,
+    deployment: &DeploymentId,
+    cause: Cause,
+) -> Result<(), StoreError> {
+    let (id, told) = (deployment.clone(), cause.clone());
+    let now = clock::now();
+    core.store
+        .write(move |tx| store::finish(tx, &id, DeploymentStatus::Failed, Some(&cause), now))
+        .await?;
+    core.events_stored();
+    core.logs.say(app, "deploy", format!("Failed: {}", told.message));
+    core.queue.notify_one();
+    core.drivers.wake(app);
+    Ok(())
+}
+
+/// Why an instance of a rollout did not become healthy.
+async fn cause_of(core: &Core, app: &AppName, rollout: &DeploymentId, id: &InstanceId) -> Cause {
+    let Some(instance) = core.world.get(id) else {
+        return Cause::new("vanished", "the instance was removed from the engine by somebody else");
+    };
+    let exited = matches!(instance.state, InstanceState::Exited { .. });
+    if exited {
+        core.pumps.finish(&instance).await;
+    } else {
+        core.logs.flush().await;
+    }
+    let listening = core
+        .runtime
+        .listening(id.clone())
+        .await
+        .unwrap_or_else(|error| Listening::Unknown(error.to_string()));
+    let probe = match core.link.verdict(id) {
+        Some(Verdict::Unhealthy { why }) => Some(why),
+        _ => None,
+    };
+    let release = release_of(core, app, rollout).await.ok().map(|(_, release)| release);
+    let limits = release
+        .as_ref()
+        .and_then(|r| r.spec.processes.get(&instance.process))
+        .and_then(|p| p.limits.memory_bytes);
+    let waited_ms = match instance.state {
+        InstanceState::Running { since } => clock::now().since(since),
+        _ => 0,
+    };
+    let label = instance.label();
+    let mut cause = diagnose(&Findings {
+        instance: &label,
+        state: instance.state,
+        port: instance.port,
+        listening: &listening,
+        probe: probe.as_deref(),
+        waited_ms,
+        memory_bytes: limits,
+    });
+    cause.log_tail = log_tail(core, &instance).await;
+    cause
+}
+
+async fn log_tail(core: &Core, instance: &Instance) -> Vec<String> {
+    let reader = core.logs.reader(&instance.app);
+    let filter = Filter { instance: Some(instance.id.clone()), ..Filter::default() };
+    let read = tokio::task::spawn_blocking(move || {
+        let end = reader.end()?;
+        reader.last(TAIL, &filter, end)
+    });
+    let lines = read.await.ok().and_then(Result::ok).unwrap_or_default();
+    lines.into_iter().map(|(_, record)| record.text).collect()
+}
+
+async fn stop(core: &Core, id: &InstanceId, grace_ms: u64) -> Done {
+    core.runtime.stop(id.clone(), grace_ms).await?;
+    if let Ok(seen) = core.runtime.observe_one(id.clone()).await
+        && let Some(app) = core.world.set_one(id, seen)
+    {
+        core.drivers.wake(&app);
+    }
+    Ok(())
+}
+
+async fn remove(core: &Core, id: &InstanceId) -> Done {
+    if let Some(instance) = core.world.get(id) {
+        core.pumps.finish(&instance).await;
+    }
+    core.runtime.remove(id.clone()).await?;
+    core.world.removed(id);
+    core.link.prune(id);
+    Ok(())
+}
+
+/// The end of an app: nothing of it runs any more.
+async fn forget(core: &Arc<Core>, app: &AppName) -> Done {
+    core.runtime.remove_network(app.clone()).await?;
+    let name = app.clone();
+    core.store
+        .write(move |tx| match store::app_by_name(tx, &name)? {
+            Some(row) => store::delete_app(tx, row.id),
+            None => Ok(()),
+        })
+        .await?;
+    core.logs.remove(app).await;
+    core.events_stored();
+    crate::orphans::collect_later(core);
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Apps, and what is done to a whole app.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use mini_api::{App, Apps, Deployment, DeploymentKind, ErrorCode, Instances, NewApp, Releases};
+use mini_core::name::AppName;
+use mini_core::plan::Desired;
+use mini_core::subnet::{Subnet, choose_pool, default_pools};
+use mini_core::words;
+use serde::Deserialize;
+
+use super::Api;
+use super::auth::Caller;
+use super::body::{Json as Body, OfApp, Params};
+use super::error::{ApiError, ApiResult};
+use super::view::{self, AppFacts};
+use crate::clock;
+use crate::core::Core;
+use crate::drivers::Drivers;
+use crate::env;
+use crate::store::{self, AppRow, Created, StoreResult};
+use crate::vault;
+
+/// Shown by default (CONTRACTS, "Releases").
+const RELEASES: u32 = 15;
+
+async fn facts(core: &Core, row: AppRow) -> ApiResult<AppFacts> {
+    let (live, domains, rolling_out, sealed) = {
+        let row = row.clone();
+        core.store
+            .read(move |c| {
+                let live = row.live_release.map(|n| store::release(c, row.id, n));
+                let rolling_out = store::unfinished_deployments(c)?.iter().any(|d| d.app == row.id);
+                let domains = store::domains_of(c, row.id)?;
+                Ok((live.transpose()?.flatten(), domains, rolling_out, store::env_of(c, row.id)?))
+            })
+            .await?
+    };
+    let now = env::open(&core.vault, row.id, sealed)?;
+    let then = live.as_ref().map(|r| env::of_release(&core.vault, row.id, r)).transpose()?;
+    let env_staged = then.is_some_and(|then| then != now);
+    Ok(AppFacts { row, live, domains, rolling_out, env_staged })
+}
+
+/// Every app.
+#[utoipa::path(get, path = "/v1/apps", responses((status = 200, body = Apps)))]
+pub(super) async fn list(State(api): State<Api>) -> ApiResult<Json<Apps>> {
+    let mut apps = Vec::new();
+    for row in api.core.store.read(store::all_apps).await? {
+        apps.push(view::app(&api.core, facts(&api.core, row).await?));
+    }
+    Ok(Json(Apps { apps }))
+}
+
+/// Makes an app; without a name, the server makes one up.
+#[utoipa::path(post, path = "/v1/apps", request_body = NewApp, responses((status = 201, body = App)))]
+pub(super) async fn create(
+    State(api): State<Api>,
+    Body(new): Body<NewApp>,
+) -> ApiResult<(StatusCode, Json<App>)> {
+    let core = &api.core;
+    let wanted: Option<AppName> = new.name.map(|name| name.parse()).transpose().map_err(
+        |error: mini_core::name::BadName| ApiError::new(ErrorCode::InvalidName, error.to_string()),
+    )?;
+    let pool = network_pool(core).await?;
+    let taken = core.runtime.subnets_in_use().await?;
+    let mut attempt = 0;
+    let row = loop {
+        let name = match &wanted {
+            Some(name) => name.clone(),
+            None => {
+                let id = vault::random_id()?;
+                let (number, _) = id.split_first_chunk().unwrap_or((&[0; 8], &[]));
+                words::app_name(u64::from_le_bytes(*number), attempt)
+            }
+        };
+        let (taken, now) = (taken.clone(), clock::now());
+        let chosen = name.clone();
+        let created =
+            core.store.write(move |tx| store::create_app(tx, &chosen, (pool, &taken), now)).await?;
+        match created {
+            Created::App(row) => break row,
+            Created::NameTaken if wanted.is_none() && attempt < 64 => attempt += 1,
+            Created::NameTaken => {
+                return Err(ApiError::new(
+                    ErrorCode::NameTaken,
+                    format!("an app named {name} exists already"),
+                )
+                .hint("deploy to it with --app, or choose another name"));
+            }
+            Created::PoolExhausted => {
+                return Err(ApiError::new(
+                    ErrorCode::Conflict,
+                    format!("every subnet of the network pool {pool} is in use"),
+                )
+                .hint("destroy an app, or give the server a larger --network-pool"));
+            }
+        }
+    };
+    Drivers::start(core, &row.name);
+    core.logs.say(&row.name, "api", "App created");
+    Ok((StatusCode::CREATED, Json(view::app(core, facts(core, row).await?))))
+}
+
+/// The pool that this server's subnets come from, chosen once and remembered.
+async fn network_pool(core: &Core) -> ApiResult<Subnet> {
+    if let Some(pool) = core.config.network_pool {
+        return Ok(pool);
+    }
+    let known = core.store.read(|c| store::meta(c, "network_pool")).await?;
+    if let Some(pool) = known.and_then(|text| text.parse().ok()) {
+        return Ok(pool);
+    }
+    let mut taken = core.runtime.subnets_in_use().await?;
+    taken.extend(&core.config.host_routes);
+    let pool = choose_pool(default_pools(), &taken).ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::Conflict,
+            "every default network pool overlaps a network of this machine",
+        )
+        .hint("name a free one with --network-pool (MINID_NETWORK_POOL) on the server")
+    })?;
+    core.store.write(move |tx| store::set_meta(tx, "network_pool", &pool.to_string())).await?;
+    Ok(pool)
+}
+
+/// One app.
+#[utoipa::path(get, path = "/v1/apps/{app}", params(("app" = String, Path)), responses((status = 200, body = App)))]
+pub(super) async fn show(State(api): State<Api>, OfApp(row): OfApp) -> ApiResult<Json<App>> {
+    Ok(Json(view::app(&api.core, facts(&api.core, row).await?)))
+}
+
+/// Destroys an app: it is gone when asking for it answers 404.
+#[utoipa::path(delete, path = "/v1/apps/{app}", params(("app" = String, Path)), responses((status = 202, body = App)))]
+pub(super) async fn destroy(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+) -> ApiResult<(StatusCode, Json<App>)> {
+    set_desired(&api, row, Desired::Destroy).await
+}
+
+/// Stops an app; its release stays, and `start` brings it back.
+#[utoipa::path(post, path = "/v1/apps/{app}/stop", params(("app" = String, Path)), responses((status = 202, body = App)))]
+pub(super) async fn stop(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+) -> ApiResult<(StatusCode, Json<App>)> {
+    if row.live_release.is_none() {
+        return Err(nothing_deployed(&row.name));
+    }
+    api.core.logs.say(&row.name, "api", "Stopping");
+    set_desired(&api, row, Desired::Stop).await
+}
+
+async fn set_desired(
+    api: &Api,
+    row: AppRow,
+    desired: Desired,
+) -> ApiResult<(StatusCode, Json<App>)> {
+    let (id, now) = (row.id, clock::now());
+    let unfinished: StoreResult<_> = api
+        .core
+        .store
+        .write(move |tx| {
+            // Destroying is for good.
+            if store::app_by_id(tx, id)?.is_some_and(|a| a.desired == Desired::Destroy) {
+                return Ok(Vec::new());
+            }
+            let own = store::unfinished_deployments(tx)?.into_iter().filter(|d| d.app == id);
+            let ended: Vec<_> = own.map(|d| d.id).collect();
+            for deployment in &ended {
+                let status = mini_api::DeploymentStatus::Cancelled;
+                store::finish(tx, deployment, status, None, now)?;
+            }
+            store::set_desired(tx, id, desired)?;
+            Ok(ended)
+        })
+        .await;
+    for id in unfinished? {
+        api.core.cancelled.send_replace(Some(id));
+    }
+    api.core.events_stored();
+    api.core.queue.notify_one();
+    api.core.drivers.wake(&row.name);
+    let row = AppRow { desired, live_deployment: None, ..row };
+    Ok((StatusCode::ACCEPTED, Json(view::app(&api.core, facts(&api.core, row).await?))))
+}
+
+pub(super) fn nothing_deployed(app: &AppName) -> ApiError {
+    ApiError::new(ErrorCode::NothingDeployed, format!("{app} has no release yet"))
+        .hint("`mini deploy` makes the first one")
+}
+
+/// New instances of the live release, swapped in without a drop.
+#[utoipa::path(post, path = "/v1/apps/{app}/restart", params(("app" = String, Path)), responses((status = 202, body = Deployment)))]
+pub(super) async fn restart(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+    caller: Caller,
+) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if row.live_release.is_some() && row.desired == Desired::Stop {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("{} is stopped", row.name))
+            .hint(format!("`mini start --app {}` starts it", row.name)));
+    }
+    again(&api, row, caller, DeploymentKind::Restart, "Restart").await
+}
+
+/// Starts a stopped app with the release that was live.
+#[utoipa::path(post, path = "/v1/apps/{app}/start", params(("app" = String, Path)), responses((status = 202, body = Deployment)))]
+pub(super) async fn start(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+    caller: Caller,
+) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if row.desired == Desired::Run && row.live_deployment.is_some() {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("{} is not stopped", row.name))
+            .hint(format!("`mini restart --app {}` gives it new instances", row.name)));
+    }
+    again(&api, row, caller, DeploymentKind::Start, "Start").await
+}
+
+async fn again(
+    api: &Api,
+    row: AppRow,
+    caller: Caller,
+    kind: DeploymentKind,
+    description: &str,
+) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if row.live_release.is_none() {
+        return Err(nothing_deployed(&row.name));
+    }
+    let new = super::deployments::New {
+        kind,
+        description: description.to_owned(),
+        ..super::deployments::New::default()
+    };
+    let deployment = super::deployments::enqueue(api, &row, &caller, new).await?;
+    Ok((StatusCode::ACCEPTED, Json(deployment)))
+}
+
+/// What runs of an app.
+#[utoipa::path(get, path = "/v1/apps/{app}/instances", params(("app" = String, Path)), responses((status = 200, body = Instances)))]
+pub(super) async fn instances(State(api): State<Api>, OfApp(row): OfApp) -> Json<Instances> {
+    let seen = api.core.world.of_app(&row.name);
+    let known = seen.is_some();
+    let instances = seen.iter().flatten().map(|i| view::instance(&api.core, &row, i)).collect();
+    Json(Instances { instances, known })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Count {
+    n: Option<u32>,
+}
+
+/// The newest releases.
+#[utoipa::path(get, path = "/v1/apps/{app}/releases", params(("app" = String, Path), ("n" = Option<u32>, Query)), responses((status = 200, body = Releases)))]
+pub(super) async fn releases(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+    Params(count): Params<Count>,
+) -> ApiResult<Json<Releases>> {
+    let (id, n) = (row.id, count.n.unwrap_or(RELEASES).min(10_000));
+    let found = api
+        .core
+        .store
+        .read(move |c| {
+            let mut found = Vec::new();
+            for release in store::releases(c, id, n)? {
+                let status = store::deployment(c, &release.deployment)?.map(|d| d.status);
+                found.push((release, status));
+            }
+            Ok(found)
+        })
+        .await?;
+    let releases = found.into_iter().map(|(r, status)| view::release(&row, r, status)).collect();
+    Ok(Json(Releases { releases }))
+}

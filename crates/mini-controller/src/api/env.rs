@@ -1,0 +1,103 @@
+//! Config vars.
+
+use axum::Json;
+use axum::extract::State;
+use mini_api::{DeploymentKind, Env, EnvChange, EnvChanged, ErrorCode, MAX_ENV_BYTES};
+use mini_core::name::EnvName;
+use mini_core::plan::Desired;
+
+use super::Api;
+use super::auth::Caller;
+use super::body::{Json as Body, OfApp};
+use super::deployments::{New, enqueue};
+use super::error::{ApiError, ApiResult};
+use crate::env;
+use crate::store::{self, AppRow};
+
+/// The app's config vars, and which of them wait for the next deploy.
+#[utoipa::path(get, path = "/v1/apps/{app}/env", params(("app" = String, Path)), responses((status = 200, body = Env)))]
+pub(super) async fn show(State(api): State<Api>, OfApp(app): OfApp) -> ApiResult<Json<Env>> {
+    let (id, live) = (app.id, app.live_release);
+    let (sealed, release) = api
+        .core
+        .store
+        .read(move |c| {
+            let release = live.map(|n| store::release(c, id, n)).transpose()?.flatten();
+            Ok((store::env_of(c, id)?, release))
+        })
+        .await?;
+    let vars = env::open(&api.core.vault, id, sealed)?;
+    let mut staged = Vec::new();
+    if let Some(release) = release {
+        let then = env::of_release(&api.core.vault, id, &release)?;
+        let mut names: Vec<&String> = vars.keys().chain(then.keys()).collect();
+        names.sort();
+        names.dedup();
+        let differs = |name: &&&String| vars.get(**name) != then.get(**name);
+        staged = names.iter().filter(differs).map(|name| (*name).clone()).collect();
+    }
+    Ok(Json(Env { vars, staged }))
+}
+
+/// Sets and unsets config vars; unless staged, a running app gets a release with them.
+#[utoipa::path(patch, path = "/v1/apps/{app}/env", params(("app" = String, Path)), request_body = EnvChange, responses((status = 200, body = EnvChanged)))]
+pub(super) async fn change(
+    State(api): State<Api>,
+    OfApp(app): OfApp,
+    caller: Caller,
+    Body(change): Body<EnvChange>,
+) -> ApiResult<Json<EnvChanged>> {
+    let core = &api.core;
+    let id = app.id;
+    let sealed = core.store.read(move |c| store::env_of(c, id)).await?;
+    let mut vars = env::open(&core.vault, id, sealed)?;
+    let mut changed = Vec::new();
+    let mut changes = Vec::new();
+    for (name, value) in change.vars {
+        let name: EnvName = name.parse().map_err(|error: mini_core::name::BadName| {
+            ApiError::new(ErrorCode::InvalidName, error.to_string())
+        })?;
+        let name = name.as_str();
+        if vars.get(name) == value.as_ref() {
+            continue;
+        }
+        if value.as_ref().is_some_and(|v| v.contains('\0')) {
+            return Err(ApiError::invalid(format!("the value of {name} holds a NUL character")));
+        }
+        let purpose = env::purpose(id, name);
+        let seal = |v: &String| core.vault.seal(&purpose, v.as_bytes());
+        changes.push((name.to_owned(), value.as_ref().map(seal).transpose()?));
+        changed.push(name.to_owned());
+        match value {
+            Some(value) => vars.insert(name.to_owned(), value),
+            None => vars.remove(name),
+        };
+    }
+    let size: usize = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_ENV_BYTES {
+        let message =
+            format!("the config vars would take {size} bytes; {MAX_ENV_BYTES} are allowed");
+        return Err(ApiError::new(ErrorCode::TooLarge, message)
+            .hint("keep large values in a file or a volume"));
+    }
+    changed.sort();
+    if changed.is_empty() {
+        return Ok(Json(EnvChanged { changed, deployment: None }));
+    }
+    core.store.write(move |tx| store::change_env(tx, id, &changes)).await?;
+    let unset = changed.iter().filter(|name| !vars.contains_key(*name)).count();
+    let verb = if unset == changed.len() { "Unset" } else { "Set" };
+    let description = format!("{verb} {}", changed.join(", "));
+    core.logs.say(&app.name, "api", format!("{description} (config vars)"));
+    let deployment = if !change.stage && runs(&app) {
+        let new = New { kind: DeploymentKind::Config, description, ..New::default() };
+        Some(enqueue(&api, &app, &caller, new).await?)
+    } else {
+        None
+    };
+    Ok(Json(EnvChanged { changed, deployment }))
+}
+
+fn runs(app: &AppRow) -> bool {
+    app.desired == Desired::Run && app.live_deployment.is_some()
+}

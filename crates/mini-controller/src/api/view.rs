@@ -1,0 +1,172 @@
+//! Rows and observations as the wire shows them.
+
+use mini_api::{App, AppState, Deployment, Instance, InstanceState, Release, ReleaseStatus};
+use mini_core::control::Verdict;
+use mini_core::name::{AppName, HostName};
+use mini_core::plan::Desired;
+use mini_core::ports;
+
+use crate::clock::timestamp;
+use crate::core::Core;
+use crate::store::{AppRow, DeploymentRow, ReleaseRow};
+
+/// What the store says of an app, for the wire.
+pub(super) struct AppFacts {
+    pub(super) row: AppRow,
+    pub(super) live: Option<ReleaseRow>,
+    pub(super) domains: Vec<HostName>,
+    pub(super) rolling_out: bool,
+    pub(super) env_staged: bool,
+}
+
+pub(super) fn app(core: &Core, facts: AppFacts) -> App {
+    let state = app_state(core, &facts);
+    let AppFacts { row, live, domains, env_staged, .. } = facts;
+    App {
+        urls: core.urls(&row.name, &domains),
+        domains,
+        state,
+        release: row.live_release.map(|n| format!("v{n}")),
+        image: live.map(|r| r.image_name.unwrap_or_else(|| short_image(&r.spec.image))),
+        created_at: timestamp(row.created_at),
+        deployed_at: row.live_at.map(timestamp),
+        env_staged,
+        name: row.name,
+    }
+}
+
+/// `sha256:0123456789ab…` as the engine's own client shows it.
+fn short_image(id: &str) -> String {
+    id.strip_prefix("sha256:").unwrap_or(id).chars().take(12).collect()
+}
+
+fn app_state(core: &Core, facts: &AppFacts) -> AppState {
+    let row = &facts.row;
+    let instances = core.world.of_app(&row.name);
+    let none_left = instances.as_ref().is_some_and(Vec::is_empty);
+    match row.desired {
+        Desired::Destroy => return AppState::Destroying,
+        Desired::Stop if none_left => return AppState::Stopped,
+        Desired::Stop => return AppState::Stopping,
+        Desired::Run => {}
+    }
+    let Some(live) = &row.live_deployment else {
+        return match (facts.rolling_out, row.live_release) {
+            (true, _) => AppState::Starting,
+            (false, None) => AppState::Empty,
+            (false, Some(_)) => AppState::Stopped,
+        };
+    };
+    let Some(instances) = instances else { return AppState::Unknown };
+    let own: Vec<&ports::Instance> = instances.iter().filter(|i| i.rollout == *live).collect();
+    let gate = |i: &&&ports::Instance| i.process.is_web();
+    let gating: Vec<&&ports::Instance> = if own.iter().any(|i| i.process.is_web()) {
+        own.iter().filter(gate).collect()
+    } else {
+        own.iter().collect()
+    };
+    if gating.iter().any(|i| i.state.is_running() && state_of(core, i) != InstanceState::Starting) {
+        AppState::Running
+    } else if gating.iter().any(|i| matches!(i.state, ports::InstanceState::Exited { .. })) {
+        AppState::Crashed
+    } else {
+        AppState::Starting
+    }
+}
+
+fn state_of(core: &Core, instance: &ports::Instance) -> InstanceState {
+    match instance.state {
+        ports::InstanceState::Running { .. } if !instance.process.is_web() => InstanceState::Up,
+        ports::InstanceState::Running { .. } => match core.link.verdict(&instance.id) {
+            Some(Verdict::Healthy) => InstanceState::Up,
+            // One that requests are sent to was healthy before.
+            Some(Verdict::Unhealthy { .. }) if core.link.serves(&instance.id, &instance.app) => {
+                InstanceState::Unhealthy
+            }
+            // The proxy is away: running is all that is known.
+            None if !core.link.connected() => InstanceState::Up,
+            _ => InstanceState::Starting,
+        },
+        ports::InstanceState::Created => InstanceState::Starting,
+        ports::InstanceState::Paused { .. } => InstanceState::Draining,
+        ports::InstanceState::Exited { .. } => InstanceState::Crashed,
+        ports::InstanceState::Dead => InstanceState::Stopping,
+    }
+}
+
+pub(super) fn instance(core: &Core, row: &AppRow, i: &ports::Instance) -> Instance {
+    let handle = core.drivers.get(&row.name);
+    let notes = handle.as_ref().map(|h| h.notes());
+    let stopping = notes.as_ref().is_some_and(|n| n.is_stopping(&i.id));
+    let leaving = row.live_deployment.as_ref().is_some_and(|live| *live != i.rollout)
+        || row.desired != Desired::Run;
+    let served = core.link.drains(&i.id, &i.app);
+    let state = match state_of(core, i) {
+        _ if stopping => InstanceState::Stopping,
+        _ if leaving && served => InstanceState::Draining,
+        state => state,
+    };
+    let (since, exit_code, oom) = match i.state {
+        ports::InstanceState::Running { since } | ports::InstanceState::Paused { since } => {
+            (Some(since), None, false)
+        }
+        ports::InstanceState::Exited { code, oom, at } => {
+            (Some(at), Some(code), oom && code == 137)
+        }
+        _ => (None, None, false),
+    };
+    Instance {
+        id: i.id.clone(),
+        name: i.label(),
+        process: i.process.clone(),
+        release: format!("v{}", i.release),
+        state,
+        since: since.map(timestamp),
+        exit_code,
+        out_of_memory: oom,
+        restarts: notes.as_ref().map_or(0, |n| n.restarts(&i.id)),
+    }
+}
+
+pub(super) fn deployment(core: &Core, app: &AppName, d: DeploymentRow) -> Deployment {
+    Deployment {
+        id: d.id,
+        app: app.clone(),
+        kind: d.kind,
+        status: d.status,
+        release: d.release.map(|n| format!("v{n}")),
+        created_at: timestamp(d.created_at),
+        finished_at: d.finished_at.map(timestamp),
+        url: core.url(app),
+        cause: d.cause,
+        description: d.description,
+        created_by: d.created_by,
+    }
+}
+
+/// `rolling_out` and `failed` are the numbers of releases whose deployment is so.
+pub(super) fn release(
+    row: &AppRow,
+    r: ReleaseRow,
+    status: Option<mini_api::DeploymentStatus>,
+) -> Release {
+    use mini_api::DeploymentStatus as D;
+    let live = row.live_release == Some(r.number);
+    let status = match status {
+        _ if live => ReleaseStatus::Live,
+        Some(D::Queued | D::Building | D::Starting) => ReleaseStatus::Pending,
+        Some(D::Failed | D::Cancelled | D::Superseded) => ReleaseStatus::Failed,
+        Some(D::Live) | None => ReleaseStatus::Past,
+    };
+    Release {
+        name: format!("v{}", r.number),
+        number: r.number,
+        created_at: timestamp(r.created_at),
+        description: r.description,
+        image: r.image_name.unwrap_or_else(|| short_image(&r.spec.image)),
+        source: r.source.map(|s| s.short().to_owned()),
+        created_by: r.created_by,
+        live,
+        status,
+    }
+}

@@ -1,0 +1,200 @@
+//! The image of a deployment: found, pulled, or built.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use mini_api::DeploymentStatus;
+use mini_core::cause::Cause;
+use mini_core::ports::{BuildSpec, ImageInfo, Items, Progress, RuntimeResult};
+use mini_core::source::SourceDigest;
+
+use super::context::{self, Kind};
+use super::output::OutputSink;
+use super::{Stopped, note, set_status};
+use crate::core::Core;
+use crate::store::{self, AppRow, DeploymentRow};
+
+pub(super) async fn image(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+) -> Result<ImageInfo, Stopped> {
+    match (&d.source, &d.image_name) {
+        (Some(source), _) => from_source(core, app, d, source).await,
+        (None, Some(name)) => ready_made(core, app, d, name).await,
+        (None, None) => Err(Stopped::Cause(Cause::new(
+            "nothing_to_deploy",
+            "the deployment names neither a source nor an image",
+        ))),
+    }
+}
+
+/// A ready image: the engine's own if it has it, else pulled.
+async fn ready_made(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    name: &str,
+) -> Result<ImageInfo, Stopped> {
+    let present = core.runtime.image(name.to_owned()).await?;
+    if let Some(image) = present
+        && !d.rebuild
+    {
+        return Ok(image);
+    }
+    set_status(core, &d.id, DeploymentStatus::Building).await?;
+    let id = follow(core, app, d, core.runtime.pull(name.to_owned())).await?;
+    found(core, id).await
+}
+
+async fn from_source(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    source: &SourceDigest,
+) -> Result<ImageInfo, Stopped> {
+    if !d.rebuild
+        && let Some(image) = built_before(core, app, d, source).await?
+    {
+        return Ok(image);
+    }
+    set_status(core, &d.id, DeploymentStatus::Building).await?;
+    let tar = core.sources.path(source);
+    let looked = tokio::task::spawn_blocking({
+        let tar = tar.clone();
+        move || context::look(&tar)
+    });
+    let unreadable = |why: String| {
+        tracing::error!(%source, %why, "a kept source cannot be read");
+        Stopped::Cause(
+            Cause::new("source_lost", "the kept source cannot be read any more")
+                .hint("deploy the folder again"),
+        )
+    };
+    let kind = match looked.await {
+        Ok(Ok(kind)) => kind,
+        Ok(Err(error)) => return Err(unreadable(error.to_string())),
+        Err(error) => return Err(unreadable(error.to_string())),
+    };
+    let (dockerfile, stream) = match kind {
+        Kind::Dockerfile => ("Dockerfile".to_owned(), context::as_it_is(tar)),
+        Kind::Static { pages } => {
+            let text =
+                format!("No Dockerfile: serving the folder as a static site ({pages} pages)");
+            note(core, &app.name, &d.id, &text).await?;
+            let binary = core.config.static_binary.clone();
+            if !binary.is_file() {
+                tracing::error!(path = %binary.display(), "the static-file server is missing");
+                return Err(Stopped::Cause(
+                    Cause::new(
+                        "static_server_missing",
+                        "the server has no static-file server installed",
+                    )
+                    .hint("set MINID_STATIC on the server to where mini-static lies"),
+                ));
+            }
+            (context::DOCKERFILE.to_owned(), context::with_static_server(tar, binary))
+        }
+        Kind::Language { file } => {
+            return Err(Stopped::Cause(
+                Cause::new("no_dockerfile", format!("there is no Dockerfile (but {file})"))
+                    .hint("add a Dockerfile that builds and starts the app"),
+            ));
+        }
+        Kind::Nothing => {
+            return Err(Stopped::Cause(
+                Cause::new(
+                    "nothing_to_deploy",
+                    "there is no Dockerfile and no index.html: nothing to build or serve",
+                )
+                .hint("add a Dockerfile, or an index.html for a static site"),
+            ));
+        }
+    };
+    let spec = BuildSpec {
+        app: app.name.clone(),
+        deployment: d.id.clone(),
+        dockerfile,
+        context: stream,
+        use_cache: !d.rebuild,
+    };
+    let timeout = core.config.build_timeout;
+    let built = tokio::time::timeout(timeout, follow(core, app, d, core.builder.build(spec)));
+    let Ok(built) = built.await else {
+        let minutes = timeout.as_secs().div_ceil(60);
+        return Err(Stopped::Cause(
+            Cause::new(
+                "build_timeout",
+                format!("the build took longer than {minutes} minutes and was stopped"),
+            )
+            .hint("make it faster, or allow it more time on the server"),
+        ));
+    };
+    found(core, built?).await
+}
+
+/// The image of the last release of the same source, if the engine still has it.
+async fn built_before(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    source: &SourceDigest,
+) -> Result<Option<ImageInfo>, Stopped> {
+    let (app_id, digest) = (app.id, source.clone());
+    let before = core.store.read(move |c| store::release_of_source(c, app_id, &digest)).await?;
+    let Some(release) = before else { return Ok(None) };
+    let image = core.runtime.image(release.spec.image.clone()).await?;
+    if image.is_some() {
+        let text = format!("The source is that of v{}: its image is used again", release.number);
+        note(core, &app.name, &d.id, &text).await?;
+    }
+    Ok(image)
+}
+
+/// Passes output on to its end; the id of the image.
+async fn follow(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    mut progress: Items<RuntimeResult<Progress>>,
+) -> Result<String, Stopped> {
+    let mut output = OutputSink::new(core, &app.name, &d.id);
+    let ended = loop {
+        let item = tokio::select! {
+            item = progress.next() => item,
+            () = output.due() => {
+                output.flush().await?;
+                continue;
+            }
+        };
+        match item {
+            Some(Ok(Progress::Line(line))) => output.line(line).await?,
+            // Bars need a terminal at the server's end; lines tell enough.
+            Some(Ok(Progress::Bytes { .. })) => {}
+            Some(Ok(Progress::Image(id))) => break Ok(id),
+            Some(Err(error)) => break Err(error.into()),
+            None => {
+                break Err(Stopped::Cause(
+                    Cause::new("engine_unavailable", "the engine broke off without a result")
+                        .hint("deploy again; `minid doctor` on the server says whether it is well"),
+                ));
+            }
+        }
+    };
+    output.flush().await?;
+    ended.map_err(|stopped| match stopped {
+        Stopped::Cause(mut cause) => {
+            if cause.code == "build_failed" {
+                cause.log_tail = output.tail();
+            }
+            Stopped::Cause(cause)
+        }
+        other => other,
+    })
+}
+
+async fn found(core: &Arc<Core>, id: String) -> Result<ImageInfo, Stopped> {
+    core.runtime.image(id.clone()).await?.ok_or_else(|| {
+        Stopped::Cause(Cause::new("image_not_found", format!("the image {id} is gone again")))
+    })
+}

@@ -1,0 +1,157 @@
+//! Making a release, and handing it to the planner as the candidate, in one transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mini_api::DeploymentStatus;
+use mini_core::cause::Cause;
+use mini_core::name::ProcessType;
+use mini_core::plan::Desired;
+use mini_core::ports::ImageInfo;
+use mini_core::release::{DEFAULT_PORT, HealthSpec, Limits, ProcessSpec, ReleaseSpec};
+
+use super::Stopped;
+use crate::clock;
+use crate::core::Core;
+use crate::env;
+use crate::store::{self, AppRow, DeploymentRow, ReleaseRow, StoreError};
+
+pub(super) async fn from_image(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    image: ImageInfo,
+) -> Result<(), Stopped> {
+    if !image.has_command {
+        return Err(Stopped::Cause(
+            Cause::new(
+                "no_command",
+                "the image says neither CMD nor ENTRYPOINT: there is nothing to run",
+            )
+            .hint("add a CMD to the Dockerfile"),
+        ));
+    }
+    let vars = current_env(core, app).await?;
+    let web = ProcessSpec { command: None, count: 1, limits: Limits::default() };
+    let spec = ReleaseSpec {
+        image: image.id,
+        port: port(&vars, &image.ports)?,
+        processes: BTreeMap::from([(ProcessType::web(), web)]),
+        health: HealthSpec::default(),
+        timing: core.config.timing.clone(),
+    };
+    roll_out(core, app, d, (spec, vars)).await
+}
+
+/// The same code with the config vars as they are now.
+pub(super) async fn with_new_env(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+) -> Result<(), Stopped> {
+    let live = live_release(core, app).await?;
+    let vars = current_env(core, app).await?;
+    let mut spec = live.spec;
+    let image = core.runtime.image(spec.image.clone()).await?.ok_or_else(|| {
+        Stopped::Cause(
+            Cause::new(
+                "image_not_found",
+                format!("the image of v{} is gone from the engine", live.number),
+            )
+            .hint("deploy the app again"),
+        )
+    })?;
+    spec.port = port(&vars, &image.ports)?;
+    let d = DeploymentRow { source: live.source, image_name: live.image_name, ..d.clone() };
+    roll_out(core, app, &d, (spec, vars)).await
+}
+
+/// The same release with new instances.
+pub(super) async fn again(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+) -> Result<(), Stopped> {
+    let live = live_release(core, app).await?;
+    let (app_id, id, now) = (app.id, d.id.clone(), clock::now());
+    let moved = core.store.write(move |tx| {
+        store::set_release(tx, &id, live.number)?;
+        store::set_desired(tx, app_id, Desired::Run)?;
+        store::set_status(tx, &id, DeploymentStatus::Starting, now)
+    });
+    let moved = moved.await?;
+    core.events_stored();
+    if moved { Ok(()) } else { Err(Stopped::Finished) }
+}
+
+async fn live_release(core: &Arc<Core>, app: &AppRow) -> Result<ReleaseRow, Stopped> {
+    let app_id = app.id;
+    let found = core.store.read(move |c| {
+        // The row that came with the job may be older than the job's turn.
+        let live = store::app_by_id(c, app_id)?.and_then(|a| a.live_release);
+        live.map_or(Ok(None), |number| store::release(c, app_id, number))
+    });
+    found.await?.ok_or_else(|| {
+        Stopped::Cause(
+            Cause::new("nothing_deployed", "the app has no release yet").hint("deploy it first"),
+        )
+    })
+}
+
+async fn current_env(core: &Arc<Core>, app: &AppRow) -> Result<BTreeMap<String, String>, Stopped> {
+    let app_id = app.id;
+    let sealed = core.store.read(move |c| store::env_of(c, app_id)).await?;
+    Ok(env::open(&core.vault, app.id, sealed)?)
+}
+
+/// `PORT` of the user, else the one port that the image exposes, else the default.
+fn port(vars: &BTreeMap<String, String>, exposed: &[u16]) -> Result<u16, Stopped> {
+    match (vars.get("PORT"), exposed) {
+        (Some(text), _) => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| {
+            Stopped::Cause(
+                Cause::new(
+                    "bad_port",
+                    format!("the config var PORT is {text:?}, which is no port"),
+                )
+                .hint("set it to a number from 1 to 65535, or unset it"),
+            )
+        }),
+        (None, [only]) => Ok(*only),
+        (None, _) => Ok(DEFAULT_PORT),
+    }
+}
+
+async fn roll_out(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    (spec, vars): (ReleaseSpec, BTreeMap<String, String>),
+) -> Result<(), Stopped> {
+    let (inner, app_id, d, now) = (core.clone(), app.id, d.clone(), clock::now());
+    let released = core.store.write(move |tx| {
+        // Cancelled or destroyed while it was built: the whole transaction comes to nothing.
+        if !store::set_status(tx, &d.id, DeploymentStatus::Starting, now)? {
+            return Ok(None);
+        }
+        let number = store::next_release_number(tx, app_id)?;
+        let release = ReleaseRow {
+            number,
+            created_at: now,
+            description: d.description,
+            spec,
+            env: env::seal_for_release(&inner.vault, app_id, number, &vars)?,
+            image_name: d.image_name,
+            source: d.source,
+            deployment: d.id.clone(),
+            created_by: d.created_by,
+        };
+        store::insert_release(tx, app_id, &release)?;
+        store::set_release(tx, &d.id, number)?;
+        store::set_desired(tx, app_id, Desired::Run)?;
+        Ok::<_, StoreError>(Some(number))
+    });
+    let number = released.await?.ok_or(Stopped::Finished)?;
+    core.events_stored();
+    core.logs.say(&app.name, "deploy", format!("Release v{number} created"));
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! One driver per app: it plans, does what the plan says, and plans again.
+//!
+//! A driver takes no input but the app's name. It is woken by signals (the engine, the proxy, the
+//! store changed) and by the time that the plan names. Actions run beside the planning, so that a
+//! stop that takes its grace holds nothing up; an action that is under way is not begun twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mini_core::id::{DeploymentId, InstanceId};
+use mini_core::name::{AppName, ProcessType};
+use mini_core::plan::{Action, Notes, Observed, Plan, plan};
+use mini_core::ports::{Instance, InstanceState};
+use mini_core::time::Millis;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::actions::{self, Outcome};
+use crate::clock;
+use crate::core::Core;
+use crate::intent;
+
+/// When the store cannot be read or an activation failed otherwise.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(crate) struct Handle {
+    wake: Notify,
+    /// Something waits for the proxy's snapshot.
+    waits_for_durable: AtomicBool,
+    pub(crate) notes: Mutex<Notes>,
+    pub(crate) network_ready: AtomicBool,
+}
+
+impl Handle {
+    pub(crate) fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Drivers {
+    handles: Mutex<HashMap<AppName, Arc<Handle>>>,
+}
+
+impl Drivers {
+    fn handles(&self) -> MutexGuard<'_, HashMap<AppName, Arc<Handle>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the app's driver, unless it has one.
+    pub(crate) fn start(core: &Arc<Core>, app: &AppName) {
+        let handle = Arc::new(Handle::default());
+        {
+            let mut handles = core.drivers.handles();
+            if handles.contains_key(app) {
+                return;
+            }
+            handles.insert(app.clone(), handle.clone());
+        }
+        core.link.expect(app);
+        tokio::spawn(drive(core.clone(), app.clone(), handle));
+    }
+
+    pub(crate) fn get(&self, app: &AppName) -> Option<Arc<Handle>> {
+        self.handles().get(app).cloned()
+    }
+
+    pub(crate) fn wake(&self, app: &AppName) {
+        if let Some(handle) = self.handles().get(app) {
+            handle.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        for handle in self.handles().values() {
+            handle.wake.notify_one();
+        }
+    }
+
+    /// Wakes those that wait for the proxy's snapshot.
+    pub(crate) fn wake_waiting(&self) {
+        for handle in self.handles().values() {
+            if handle.waits_for_durable.load(Ordering::Relaxed) {
+                handle.wake.notify_one();
+            }
+        }
+    }
+
+    fn remove(&self, app: &AppName) {
+        self.handles().remove(app);
+    }
+}
+
+/// What an action is about: two with the same subject never run at once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Slot(DeploymentId, ProcessType, u32),
+    Instance(InstanceId),
+    Rollout(DeploymentId),
+    App,
+}
+
+fn subject(action: &Action) -> Subject {
+    match action {
+        Action::Start { rollout, process, ordinal } => {
+            Subject::Slot(rollout.clone(), process.clone(), *ordinal)
+        }
+        Action::StartAgain(id) | Action::Remove(id) | Action::Stop { instance: id, .. } => {
+            Subject::Instance(id.clone())
+        }
+        Action::Commit(id) | Action::Fail { rollout: id, .. } => Subject::Rollout(id.clone()),
+        Action::Forget => Subject::App,
+    }
+}
+
+async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
+    let mut under_way: HashSet<Subject> = HashSet::new();
+    let mut tasks: JoinSet<(Subject, Outcome)> = JoinSet::new();
+    let mut seen = HashMap::new();
+    loop {
+        let wake_at = match activate(&core, &app, &handle, &mut seen).await {
+            Ok(Some(plan)) => {
+                for action in plan.actions {
+                    let subject = subject(&action);
+                    if under_way.insert(subject.clone()) {
+                        begin(&core, &app, &handle, action, subject, &mut tasks);
+                    }
+                }
+                plan.wake_at.map(|at| Duration::from_millis(at.since(clock::now()) + 1))
+            }
+            // The app is gone.
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(%app, %error, "an app could not be planned");
+                Some(RETRY)
+            }
+        };
+        let timer = async {
+            match wake_at {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = handle.wake.notified() => {}
+            () = timer => {}
+            Some(done) = tasks.join_next() => match done {
+                Ok((subject, outcome)) => {
+                    under_way.remove(&subject);
+                    if outcome == Outcome::AppForgotten {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%app, %error, "an action broke off");
+                    under_way.clear();
+                }
+            },
+        }
+    }
+    core.link.forget(&app);
+    core.drivers.remove(&app);
+}
+
+fn begin(
+    core: &Arc<Core>,
+    app: &AppName,
+    handle: &Arc<Handle>,
+    action: Action,
+    subject: Subject,
+    tasks: &mut JoinSet<(Subject, Outcome)>,
+) {
+    if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
+        handle.notes().stop_begun(instance);
+    }
+    let (core, app, handle) = (core.clone(), app.clone(), handle.clone());
+    tasks.spawn(async move {
+        let outcome = actions::perform(&core, &app, &handle, &action).await;
+        if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
+            handle.notes().stop_ended(instance);
+        }
+        (subject, outcome)
+    });
+}
+
+/// Plans once, and tells the proxy; `None` when there is no such app.
+async fn activate(
+    core: &Core,
+    app: &AppName,
+    handle: &Handle,
+    seen: &mut HashMap<InstanceId, InstanceState>,
+) -> Result<Option<Plan>, crate::store::StoreError> {
+    let Some(intent) = intent::load(core, app).await? else { return Ok(None) };
+    let instances = core.world.of_app(app);
+    let ids: Vec<InstanceId> = instances.iter().flatten().map(|i| i.id.clone()).collect();
+    let view = core.link.view(app, &ids);
+    let now = clock::now();
+    let decided = {
+        let mut notes = handle.notes();
+        if let Some(instances) = &instances {
+            tell_changes(core, &notes, instances, seen);
+            notes.saw(instances);
+        }
+        notes.candidate_seen(intent.candidate.as_ref().map(|c| &c.id), now);
+        let observed = Observed { instances: instances.as_deref(), proxy: &view, notes: &notes };
+        let decided = plan(&intent, observed, now);
+        if let Some(route) = &decided.route {
+            notes.planned(route, now);
+        }
+        decided
+    };
+    if let Some(route) = &decided.route {
+        let drains = route.targets.iter().any(|t| t.role == mini_core::route::Role::Drain);
+        handle.waits_for_durable.store(drains, Ordering::Relaxed);
+        if core.link.publish(route) {
+            // What was just said may allow more.
+            handle.wake.notify_one();
+        }
+    }
+    Ok(Some(decided))
+}
+
+/// Writes into the app's log what happened to its instances.
+fn tell_changes(
+    core: &Core,
+    notes: &Notes,
+    instances: &[Instance],
+    seen: &mut HashMap<InstanceId, InstanceState>,
+) {
+    seen.retain(|id, _| instances.iter().any(|i| i.id == *id));
+    for instance in instances {
+        let before = seen.insert(instance.id.clone(), instance.state);
+        let (app, label) = (&instance.app, instance.label());
+        match (before, instance.state) {
+            (Some(InstanceState::Running { .. }), InstanceState::Exited { code, oom, .. }) => {
+                if notes.is_stopping(&instance.id) {
+                    core.logs.say(app, &label, format!("Stopped with status {code}"));
+                } else {
+                    let why = if oom && code == 137 { ", out of memory" } else { "" };
+                    core.logs.say(app, &label, format!("Process exited with status {code}{why}"));
+                    core.logs.say(app, &label, "State changed from up to crashed");
+                }
+            }
+            (Some(InstanceState::Exited { .. }), InstanceState::Running { .. }) => {
+                core.logs.say(app, &label, "State changed from crashed to starting");
+            }
+            (None, InstanceState::Running { since: Millis(at) }) => {
+                tracing::debug!(instance = %instance.id, since = at, "seen running");
+            }
+            _ => {}
+        }
+    }
+}

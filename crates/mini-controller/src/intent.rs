@@ -1,0 +1,49 @@
+//! What should be, read from the store in one look.
+
+use std::sync::Arc;
+
+use mini_core::name::AppName;
+use mini_core::plan::{Desired, Intent, Rollout};
+use rusqlite::Connection;
+
+use crate::core::Core;
+use crate::store::{self, AppId, StoreResult};
+
+/// The intent for an app; `None` when there is no such app.
+pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Intent>> {
+    let name = app.clone();
+    core.store
+        .read(move |c| {
+            let Some(app) = store::app_by_name(c, &name)? else { return Ok(None) };
+            let live = match (&app.live_deployment, app.live_release) {
+                (Some(id), Some(number)) => rollout(c, app.id, id, number)?,
+                _ => None,
+            };
+            let candidate = match store::candidate(c, app.id)? {
+                Some(d) if app.desired == Desired::Run => match d.release {
+                    Some(number) => rollout(c, app.id, &d.id, number)?,
+                    None => None,
+                },
+                _ => None,
+            };
+            Ok(Some(Intent {
+                app: app.name,
+                desired: app.desired,
+                live,
+                candidate,
+                released: app.live_release.is_some(),
+                hosts: store::domains_of(c, app.id)?,
+            }))
+        })
+        .await
+}
+
+fn rollout(
+    c: &Connection,
+    app: AppId,
+    id: &mini_core::id::DeploymentId,
+    number: u32,
+) -> StoreResult<Option<Rollout>> {
+    let release = store::release(c, app, number)?;
+    Ok(release.map(|r| Rollout { id: id.clone(), release: number, spec: Arc::new(r.spec) }))
+}

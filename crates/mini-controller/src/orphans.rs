@@ -1,0 +1,80 @@
+//! What nobody needs any more: instances and networks of apps that the store does not know, old
+//! images and old sources. Only what carries this server's id is ever touched.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mini_core::name::AppName;
+use mini_core::ports::RuntimeErrorKind;
+
+use crate::clock;
+use crate::core::Core;
+use crate::store;
+
+/// The images of this many of an app's last releases are kept (CONTRACTS, "Releases").
+const KEPT_RELEASES: u32 = 10;
+/// Sources sent this recently may be about to be deployed.
+const FRESH_SOURCE_MS: u64 = 3_600_000;
+
+/// Removes instances and networks whose app does not exist.
+pub(crate) async fn clear(core: &Arc<Core>, apps_seen: &[AppName]) {
+    let Ok(known) = core.store.read(store::all_apps).await else { return };
+    let known: BTreeSet<AppName> = known.into_iter().map(|a| a.name).collect();
+    for app in apps_seen.iter().filter(|app| !known.contains(app)) {
+        for instance in core.world.of_app(app).unwrap_or_default() {
+            tracing::warn!(%app, instance = %instance.id, "removing an instance of no known app");
+            match core.runtime.remove(instance.id.clone()).await {
+                Ok(()) => core.world.removed(&instance.id),
+                Err(error) => tracing::warn!(instance = %instance.id, %error, "it stays for now"),
+            }
+        }
+    }
+    let Ok(networks) = core.runtime.networks().await else { return };
+    // An app may have been made since the first look.
+    let Ok(still) = core.store.read(store::all_apps).await else { return };
+    for app in networks {
+        let gone = !known.contains(&app) && !still.iter().any(|a| a.name == app);
+        if gone && let Err(error) = core.runtime.remove_network(app.clone()).await {
+            tracing::warn!(%app, %error, "the network of no known app stays for now");
+        }
+    }
+}
+
+/// Collects images and sources soon, beside whatever goes on.
+pub(crate) fn collect_later(core: &Arc<Core>) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        collect(&core).await;
+    });
+}
+
+async fn collect(core: &Core) {
+    let Ok(images) = core.runtime.images().await else { return };
+    // The store is read after the engine: an image that was built meanwhile is in neither.
+    let Ok(unfinished) = core.store.read(store::unfinished_deployments).await else { return };
+    let Ok(used) = core.store.read(|c| store::images_in_use(c, KEPT_RELEASES)).await else {
+        return;
+    };
+    if unfinished.is_empty() {
+        for image in images.into_iter().filter(|image| !used.contains(image)) {
+            match core.runtime.remove_image(image.clone()).await {
+                Err(error) if error.kind != RuntimeErrorKind::Conflict => {
+                    tracing::warn!(%image, %error, "an old image stays");
+                }
+                // In use by an instance on its way out: next time.
+                _ => {}
+            }
+        }
+    }
+    let before = mini_core::time::Millis(clock::now().0.saturating_sub(FRESH_SOURCE_MS));
+    let unused = core.store.read(move |c| store::unused_sources(c, KEPT_RELEASES, before)).await;
+    for digest in unused.unwrap_or_default() {
+        if core.sources.remove(&digest).is_ok() {
+            let gone = digest.clone();
+            // A row without a file is only asked for again.
+            let _ = core.store.write(move |tx| store::delete_source(tx, &gone)).await;
+        }
+    }
+}

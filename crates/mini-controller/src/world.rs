@@ -1,0 +1,181 @@
+//! What is known of the engine's instances, and the task that keeps it true.
+//!
+//! Known, absent or unknown: while the stream of changes is broken, everything is unknown, until
+//! a full look. A full look also comes by itself now and then, so that one lost event cannot
+//! matter for long.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mini_core::id::InstanceId;
+use mini_core::name::AppName;
+use mini_core::ports::{Change, Instance, InstanceState};
+use tokio::sync::Notify;
+
+use crate::core::Core;
+
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(60);
+const RETRY_LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// The instances as last seen; `None` is unknown.
+#[derive(Default)]
+pub(crate) struct World {
+    known: Mutex<Option<HashMap<InstanceId, Instance>>>,
+    /// Why it is unknown, for people.
+    trouble: Mutex<Option<String>>,
+    look: Notify,
+}
+
+impl World {
+    fn known(&self) -> MutexGuard<'_, Option<HashMap<InstanceId, Instance>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The app's instances, in a fixed order; `None` is unknown.
+    pub(crate) fn of_app(&self, app: &AppName) -> Option<Vec<Instance>> {
+        let known = self.known();
+        let mut own: Vec<Instance> =
+            known.as_ref()?.values().filter(|i| i.app == *app).cloned().collect();
+        own.sort_by(|a, b| (&a.process, a.ordinal, &a.id).cmp(&(&b.process, b.ordinal, &b.id)));
+        Some(own)
+    }
+
+    pub(crate) fn get(&self, id: &InstanceId) -> Option<Instance> {
+        self.known().as_ref()?.get(id).cloned()
+    }
+
+    /// Every app that has an instance.
+    fn apps(&self) -> Vec<AppName> {
+        let mut apps: Vec<AppName> =
+            self.known().iter().flat_map(|k| k.values()).map(|i| i.app.clone()).collect();
+        apps.sort();
+        apps.dedup();
+        apps
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn set_unknown(&self, why: String) {
+        *self.known() = None;
+        self.set_trouble(Some(why));
+    }
+
+    fn set_all(&self, instances: Vec<Instance>) {
+        *self.known() = Some(instances.into_iter().map(|i| (i.id.clone(), i)).collect());
+        self.set_trouble(None);
+    }
+
+    /// Takes in one look; returns the app concerned.
+    pub(crate) fn set_one(&self, id: &InstanceId, seen: Option<Instance>) -> Option<AppName> {
+        let mut known = self.known();
+        let known = known.as_mut()?;
+        let before = match seen.clone() {
+            Some(instance) => known.insert(id.clone(), instance),
+            None => known.remove(id),
+        };
+        seen.or(before).map(|i| i.app)
+    }
+
+    /// Takes in the answer to a start. A look that an event caused meanwhile is newer, and wins.
+    pub(crate) fn started(&self, before: Option<InstanceState>, instance: &Instance) {
+        let mut known = self.known();
+        let Some(known) = known.as_mut() else { return };
+        if known.get(&instance.id).map(|i| i.state) == before {
+            known.insert(instance.id.clone(), instance.clone());
+        }
+    }
+
+    pub(crate) fn removed(&self, id: &InstanceId) {
+        if let Some(known) = self.known().as_mut() {
+            known.remove(id);
+        }
+    }
+
+    /// Asks for a full look soon.
+    pub(crate) fn look_again(&self) {
+        self.look.notify_one();
+    }
+}
+
+/// Keeps the world true. Ends with the process.
+pub(crate) async fn watch(core: Arc<Core>) {
+    let world = &core.world;
+    let mut changes = core.runtime.changes();
+    let mut connected = false;
+    let mut next_look = tokio::time::Instant::now() + FULL_LOOK_EVERY;
+    loop {
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(Change::Connected) => {
+                    connected = true;
+                    next_look = tokio::time::Instant::now();
+                }
+                Some(Change::Lost(why)) => {
+                    connected = false;
+                    if world.trouble().as_ref() != Some(&why) {
+                        tracing::warn!(%why, "the engine is away");
+                    }
+                    world.set_unknown(why);
+                    core.drivers.wake_all();
+                }
+                Some(Change::Instance(id)) if connected => look_at(&core, id).await,
+                Some(Change::Instance(_)) => {}
+                None => {
+                    tracing::error!("the engine's stream of changes ended for good; trying anew");
+                    tokio::time::sleep(RETRY_LOOK_AFTER).await;
+                    changes = core.runtime.changes();
+                }
+            },
+            () = tokio::time::sleep_until(next_look), if connected => {
+                let pause = look_at_all(&core).await;
+                next_look = tokio::time::Instant::now() + pause;
+            }
+            () = world.look.notified(), if connected => next_look = tokio::time::Instant::now(),
+        }
+    }
+}
+
+async fn look_at(core: &Core, id: InstanceId) {
+    match core.runtime.observe_one(id.clone()).await {
+        Ok(seen) => {
+            if let Some(instance) = &seen {
+                core.pumps.ensure(instance);
+            }
+            if let Some(app) = core.world.set_one(&id, seen) {
+                core.drivers.wake(&app);
+            }
+        }
+        Err(error) => {
+            tracing::warn!(instance = %id, %error, "an instance could not be looked at");
+            core.world.look_again();
+        }
+    }
+}
+
+/// A full look; returns when the next one is due.
+async fn look_at_all(core: &Arc<Core>) -> Duration {
+    match core.runtime.observe().await {
+        Ok(instances) => {
+            for instance in &instances {
+                core.pumps.ensure(instance);
+            }
+            core.world.set_all(instances);
+            core.drivers.wake_all();
+            crate::orphans::clear(core, &core.world.apps()).await;
+            FULL_LOOK_EVERY
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the engine could not be looked at");
+            core.world.set_unknown(error.to_string());
+            RETRY_LOOK_AFTER
+        }
+    }
+}
