@@ -111,7 +111,7 @@ fn explain(said: &str, step: Option<&str>) -> RuntimeError {
         return named("it needs BuildKit, which this Docker Engine does not have".to_owned())
             .hint("leave the option out, or use a newer Docker Engine");
     }
-    if let Some(path) = missing_file(&line) {
+    if let Some(path) = missing_file(&line, step) {
         return named(format!("{path} is not in the source"))
             .hint("is the path right, and does .dockerignore or .gitignore leave it out?");
     }
@@ -129,19 +129,19 @@ fn exit_code(line: &str) -> Option<i64> {
     rest[..digits].parse().ok()
 }
 
-/// What a COPY or ADD did not find.
-fn missing_file(line: &str) -> Option<&str> {
+/// What a COPY or ADD did not find: `"/nope" not found`, `"/nope": not found`.
+fn missing_file<'a>(line: &'a str, step: Option<&str>) -> Option<&'a str> {
     if let Some((_, rest)) = line.split_once("excluded by .dockerignore: stat ") {
         return rest.split_once(':').map(|(path, _)| path);
     }
-    let missing = line.contains("failed to compute cache key")
-        || line.contains("failed to calculate checksum")
-        || line.contains("failed to walk");
-    if !missing || !(line.contains("not found") || line.contains("no such file")) {
+    let copies = step.is_some_and(|step| step.starts_with("COPY ") || step.starts_with("ADD "));
+    if !copies && !line.contains("failed to compute cache key") {
         return None;
     }
     let (_, rest) = line.split_once('"')?;
-    rest.split_once('"').map(|(path, _)| path.trim_start_matches('/'))
+    let (path, said) = rest.split_once('"')?;
+    let missing = said.contains("not found") || said.contains("no such file");
+    missing.then(|| path.trim_start_matches('/'))
 }
 
 /// A parse error without the builder's inner stations.

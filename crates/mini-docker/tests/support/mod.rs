@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    BuildImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+    ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -81,6 +81,16 @@ impl Engine {
     /// Builds `dockerfile` with the program beside it: every item the build gave.
     pub(crate) async fn build(&self, name: &str, dockerfile: &str) -> Vec<RuntimeResult<Progress>> {
         self.docker.build(build_spec(name, dockerfile)).collect().await
+    }
+
+    /// An image that somebody else builds from `base`.
+    pub(crate) async fn build_foreign(&self, tag: &str, base: &str) -> String {
+        let options = BuildImageOptionsBuilder::new().t(tag).build();
+        let tar = context(&format!("FROM {base}\nENV THEIRS=1\n"));
+        let body = bollard::body_full(Bytes::from(tar));
+        let built: Vec<_> = self.api.build_image(options, None, Some(body)).collect().await;
+        assert!(built.iter().all(Result::is_ok), "{built:?}");
+        self.api.inspect_image(tag).await.unwrap().id.unwrap()
     }
 
     /// The image of [`DOCKERFILE`].
