@@ -169,6 +169,21 @@ async fn an_engine_without_buildkit_builds_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_is_not_to_be_had_stops_no_build() {
+    on_engine(|engine| async move {
+        let dockerfile = format!("# syntax=registry.invalid/frontend:1\n{DOCKERFILE}");
+        let items = engine.build("syntax", &dockerfile).await;
+        assert!(matches!(items.last(), Some(Ok(Progress::Image(_)))), "{items:?}");
+        let told = "# syntax=registry.invalid/frontend:1 is not to be had here";
+        assert!(
+            matches!(&items[0], Ok(Progress::Line(line)) if line.starts_with(told)),
+            "{items:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_build_ends_it_on_the_engine() {
     on_engine(|engine| async move {
         let mark = format!("mark-{:x}", engine.seed);

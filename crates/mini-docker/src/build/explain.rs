@@ -243,12 +243,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_in_the_source_is_named() {
-        let old = step(
-            "[2/3] COPY nope .",
+        for said in [
+            "\"/nope\" not found: not found",
             "failed to compute cache key: \"/nope\" not found: not found",
-        );
-        let error = buildkit("x", Some(&old));
-        assert_eq!(error.message, "COPY nope .: nope is not in the source");
+            "failed to calculate checksum of ref abc::def: \"/nope\": not found",
+        ] {
+            let error = buildkit("x", Some(&step("[2/3] COPY nope .", said)));
+            assert_eq!(error.message, "COPY nope .: nope is not in the source");
+        }
         let error = classic(
             "COPY failed: file not found in build context or excluded by .dockerignore: stat nope: file does not exist",
             Some("COPY nope ."),

@@ -7,6 +7,7 @@
 mod classic;
 mod explain;
 mod session;
+mod syntax;
 mod trace;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use futures_util::{StreamExt, stream};
 use http::{Method, header};
 use mini_core::ports::{BuildSpec, Items, Progress, RuntimeError, RuntimeErrorKind, RuntimeResult};
 
-use crate::engine::Docker;
+use crate::engine::{Docker, LOOK};
 use crate::raw::{self, Lines, Query};
 use crate::{error, labels};
 use session::Session;
@@ -124,7 +125,15 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
         View::Classic(classic::Steps::default())
     };
     let broken = Arc::new(Mutex::new(None));
-    let body = raw::streamed(noting_errors(spec.context, broken.clone()));
+    let absent = Arc::new(Mutex::new(None));
+    let mut context = noting_errors(spec.context, broken.clone());
+    if session.is_some() {
+        let (docker, absent) = (docker.clone(), absent.clone());
+        context = syntax::without_absent_frontend(context, &spec.dockerfile, move |image| {
+            Box::pin(frontend_to_be_had(docker.clone(), image, absent.clone()))
+        });
+    }
+    let body = raw::streamed(context);
     let mut request = raw::request(Method::POST, query.target(), body);
     request
         .headers_mut()
@@ -139,7 +148,28 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     }
     let answer = answer?.checked(WHAT).await.map_err(|error| explain::refused(error, WHAT))?;
     let lines = answer.lines(WHAT);
-    Ok(Run { lines, view, ready: VecDeque::new(), image: None, tag, _session: session })
+    let mut ready = VecDeque::new();
+    if let Some(image) = absent.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        ready.push_back(Progress::Line(format!(
+            "# syntax={image} is not to be had here: the engine's own builder reads the Dockerfile"
+        )));
+    }
+    Ok(Run { lines, view, ready, image: None, tag, _session: session })
+}
+
+/// Whether the image of a Dockerfile's syntax line is on the engine or in reach; noted if not.
+async fn frontend_to_be_had(
+    docker: Docker,
+    image: String,
+    absent: Arc<Mutex<Option<String>>>,
+) -> bool {
+    let here = docker.image_info(image.clone()).await.is_ok_and(|found| found.is_some());
+    let to_be_had = here
+        || docker.call(WHAT, LOOK, |api| api.inspect_registry_image(&image, None)).await.is_ok();
+    if !to_be_had {
+        *absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(image);
+    }
+    to_be_had
 }
 
 /// Passes a context on and notes the error that ends it.

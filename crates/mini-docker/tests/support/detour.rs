@@ -1,6 +1,6 @@
 //! A socket before the engine's, to be an engine that is older or that breaks down.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-const ENGINE: &str = "/var/run/docker.sock";
+/// The engine's own socket.
+fn engine() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    PathBuf::from(host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock"))
+}
 
 /// Listens in a folder of its own and passes everything on, until told otherwise.
 pub(crate) struct Detour {
@@ -64,7 +68,7 @@ async fn pass(mut client: UnixStream, mut cut: watch::Receiver<u32>, sessions: A
         let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
         return;
     }
-    let mut engine = UnixStream::connect(Path::new(ENGINE)).await.unwrap();
+    let mut engine = UnixStream::connect(engine()).await.unwrap();
     engine.write_all(&head).await.unwrap();
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut engine) => {}
