@@ -1,6 +1,7 @@
 //! Looking: from the engine's description of a container to an [`Instance`].
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, EndpointSettings,
@@ -16,6 +17,9 @@ use crate::labels::{self, Labels};
 
 /// Inspections at once: 200 containers take a tenth of a second then.
 const LOOKS_AT_ONCE: usize = 16;
+/// How often, and how long each time, the reason of a fresh SIGKILL is waited for.
+const SETTLE_TRIES: u32 = 3;
+const SETTLE: Duration = Duration::from_millis(100);
 
 impl Docker {
     /// One container by its engine id or name.
@@ -30,6 +34,24 @@ impl Docker {
         .await
     }
 
+    /// One container, its end told in full: the news that it was the kernel that killed it for its
+    /// memory comes to the engine by another way than the news of its end, and may come later.
+    async fn inspect_settled(
+        &self,
+        what: &str,
+        container: &str,
+    ) -> RuntimeResult<ContainerInspectResponse> {
+        let mut found = self.inspect(what, container).await?;
+        for _ in 0..SETTLE_TRIES {
+            if !found.state.as_ref().is_some_and(|state| may_turn_out_oom(state, now())) {
+                break;
+            }
+            tokio::time::sleep(SETTLE).await;
+            found = self.inspect(what, container).await?;
+        }
+        Ok(found)
+    }
+
     pub(crate) async fn see_all(&self) -> RuntimeResult<Vec<Instance>> {
         let what = "the list of instances";
         let filters = labels::filters(self.server(), labels::KIND_INSTANCE, &[]);
@@ -38,7 +60,7 @@ impl Docker {
         // The list has neither start times nor exit codes.
         let seen = stream::iter(listed.into_iter().filter_map(|container| container.id))
             .map(|container| async move {
-                match self.inspect(what, &container).await {
+                match self.inspect_settled(what, &container).await {
                     Ok(found) => Ok(self.instance(&found)),
                     // Removed since the list was made.
                     Err(error) if error.kind == RuntimeErrorKind::NotFound => Ok(None),
@@ -54,8 +76,10 @@ impl Docker {
     pub(crate) async fn see_one(&self, id: InstanceId) -> RuntimeResult<Option<Instance>> {
         let what = labels::instance_words(&id);
         let what = what.as_str();
-        let found = self
-            .on_container(&id, |container| async move { self.inspect(what, &container).await })
+        let found =
+            self.on_container(&id, |container| async move {
+                self.inspect_settled(what, &container).await
+            })
             .await?;
         Ok(found.and_then(|found| self.instance(&found)))
     }
@@ -118,6 +142,19 @@ fn state(state: &ContainerState) -> InstanceState {
         },
         _ => InstanceState::Dead,
     }
+}
+
+/// Whether this is a SIGKILL of the last second that nobody has explained yet.
+fn may_turn_out_oom(seen: &ContainerState, now: Millis) -> bool {
+    match state(seen) {
+        InstanceState::Exited { code: 137, oom: false, at } => now.since(at) < 1000,
+        _ => false,
+    }
+}
+
+fn now() -> Millis {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(now.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
 /// The engine's RFC 3339 time; its zero (`0001-01-01T00:00:00Z`) and what cannot be read are 0.
@@ -189,6 +226,16 @@ mod tests {
             of(Status::EXITED, 137),
             InstanceState::Exited { code: 137, oom: true, at: Millis(0) }
         );
+        let killed = |seconds: u64| {
+            let state = ContainerState {
+                status: Some(Status::EXITED),
+                exit_code: Some(137),
+                finished_at: Some("2026-11-23T19:19:16.123Z".into()),
+                ..Default::default()
+            };
+            may_turn_out_oom(&state, at.plus(seconds * 1000))
+        };
+        assert!(killed(0) && !killed(1));
         assert_eq!(of(Status::REMOVING, 0), InstanceState::Dead);
     }
 }
