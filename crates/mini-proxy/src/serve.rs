@@ -20,7 +20,7 @@ use crate::shared::{Counted, Shared};
 
 /// From the accept, or the end of an answer, to the end of the next request's head.
 const HEAD: Duration = Duration::from_secs(30);
-/// How often a connection is looked at whether its body stands still.
+/// How often a connection is looked at whether its body stands still, at most.
 const LOOK: Duration = Duration::from_secs(5);
 /// While draining: how long a connection must have been quiet to be closed as idle.
 const QUIET: Duration = Duration::from_millis(500);
@@ -91,7 +91,8 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: Arc<Client>)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut draining = false;
-    let mut look = Instant::now() + LOOK;
+    let every = LOOK.min(shared.timeouts.body_idle / 4);
+    let mut look = Instant::now() + every;
     loop {
         tokio::select! {
             // First the connection: a request that has arrived is seen before it counts as idle.
@@ -117,7 +118,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: Arc<Client>)
                 if draining && quiet && client.idle() {
                     connection.as_mut().graceful_shutdown();
                 }
-                look = Instant::now() + if draining { LOOK_DRAINING } else { LOOK };
+                look = Instant::now() + if draining { LOOK_DRAINING } else { every };
             }
         }
     }
