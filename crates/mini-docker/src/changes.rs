@@ -70,7 +70,7 @@ async fn subscribe(docker: &Docker) -> RuntimeResult<Lines> {
         .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
         .unwrap_or_default();
     let since = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
-    let query = Query::new("/events").with("filters", &filters).with("since", &since);
+    let query = Query::new(&["events"]).with("filters", &filters).with("since", &since);
     Ok(docker.inner.raw.get(what, query.target(), LOOK).await?.lines(what))
 }
 

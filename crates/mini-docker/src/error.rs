@@ -115,7 +115,14 @@ pub(crate) fn from_start(what: &str, error: RuntimeError) -> RuntimeError {
         return invalid(format!("the {command} may not be executed"))
             .hint("set its executable bit in the image (chmod +x)");
     }
-    let users_matter = ["unable to find user", "unable to find group", "chdir to cwd", "mount"];
+    let users_matter = [
+        "unable to find user",
+        "unable to find group",
+        "chdir to cwd",
+        "invalid mount config",
+        "no configured subnet",
+        "does not belong to any of this network's subnets",
+    ];
     if error.kind == Kind::Invalid || users_matter.iter().any(|part| low.contains(part)) {
         return invalid(said.to_owned());
     }

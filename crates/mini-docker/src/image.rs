@@ -128,11 +128,11 @@ pub(crate) fn pull(docker: Docker, reference: String) -> Items<RuntimeResult<Pro
             future::ready(match item {
                 Ok(mut info) => match info.error_detail.take().and_then(|detail| detail.message) {
                     Some(message) => {
-                        Some(Err(explain(&told, error::from_answer("", 500, &message))))
+                        Some(Err(explain(&told, error::from_answer(&what, 500, &message))))
                     }
                     None => progress(&mut layers, info).map(Ok),
                 },
-                Err(error) => Some(Err(explain(&told, error::from_api("", &error)))),
+                Err(error) => Some(Err(explain(&told, error::from_api(&what, &error)))),
             })
         });
         let last = stream::once(async move {
@@ -212,7 +212,7 @@ fn progress(layers: &mut HashMap<String, String>, info: CreateImageInfo) -> Opti
 }
 
 /// What a registry's refusal means, in clear words.
-pub(crate) fn explain(reference: &str, error: RuntimeError) -> RuntimeError {
+fn explain(reference: &str, error: RuntimeError) -> RuntimeError {
     let low = error.message.to_ascii_lowercase();
     let has = |part: &str| low.contains(part);
     let failed = |words: String| RuntimeError::new(RuntimeErrorKind::Failed, words);
@@ -272,8 +272,12 @@ pub(crate) fn explain(reference: &str, error: RuntimeError) -> RuntimeError {
             format!("{reference:?} is not the name of an image"),
         );
     }
-    let said = error.message.trim_start_matches(": ");
-    RuntimeError { kind: error.kind, message: format!("pull {reference}: {said}"), ..error }
+    error
+}
+
+/// A registry's refusal that came as the text of an error.
+pub(crate) fn refusal(reference: &str, said: &str) -> RuntimeError {
+    explain(reference, error::from_answer(&format!("pull {reference}"), 500, said))
 }
 
 #[cfg(test)]
@@ -301,7 +305,7 @@ mod tests {
 
     #[test]
     fn refusals_of_a_registry_are_told_apart() {
-        let of = |message: &str| explain("app:1", error::from_answer("", 500, message));
+        let of = |message: &str| refusal("app:1", message);
         let away = of(
             "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
         );

@@ -69,7 +69,11 @@ impl Docker {
         id: &InstanceId,
         conflict: RuntimeError,
     ) -> RuntimeResult<(String, Instance)> {
-        let found = self.inspect(what, name).await?;
+        let found = match self.inspect(what, name).await {
+            // On its way out, and gone by now: the name is free for the next try.
+            Err(error) if error.kind == RuntimeErrorKind::NotFound => return Err(conflict),
+            other => other?,
+        };
         let instance = self.instance(&found).filter(|instance| instance.id == *id);
         match (found.id, instance) {
             (Some(container), Some(instance)) => Ok((container, instance)),

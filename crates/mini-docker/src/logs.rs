@@ -74,7 +74,7 @@ async fn open(
     let what = format!("the log of {}", labels::instance_words(id));
     let what = what.as_str();
     let opened = docker.on_container(id, |container| async move {
-        let mut query = Query::new(&format!("/containers/{container}/logs"))
+        let mut query = Query::new(&["containers", &container, "logs"])
             .with("stdout", "1")
             .with("stderr", "1")
             .with("timestamps", "1")

@@ -225,8 +225,14 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    pub(crate) fn new(path: &str) -> Self {
-        Self { target: path.to_owned(), separator: '?' }
+    /// `parts` are the path's, `/` between them.
+    pub(crate) fn new(parts: &[&str]) -> Self {
+        let mut query = Self { target: String::new(), separator: '?' };
+        for part in parts {
+            query.target.push('/');
+            query.encode(part);
+        }
+        query
     }
 
     #[must_use]
@@ -235,14 +241,18 @@ impl Query {
         self.separator = '&';
         self.target.push_str(key);
         self.target.push('=');
-        for byte in value.bytes() {
+        self.encode(value);
+        self
+    }
+
+    fn encode(&mut self, text: &str) {
+        for byte in text.bytes() {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                 self.target.push(byte.into());
             } else {
                 self.target.push_str(&format!("%{byte:02X}"));
             }
         }
-        self
     }
 
     pub(crate) fn target(&self) -> &str {
@@ -256,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_query_is_encoded() {
-        let query = Query::new("/build").with("t", "mini-ab/x:1").with("labels", "{\"a\":\"ä b\"}");
+        let query =
+            Query::new(&["build"]).with("t", "mini-ab/x:1").with("labels", "{\"a\":\"ä b\"}");
         assert_eq!(
             query.target(),
             "/build?t=mini-ab%2Fx%3A1&labels=%7B%22a%22%3A%22%C3%A4%20b%22%7D"

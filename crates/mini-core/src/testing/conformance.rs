@@ -311,6 +311,7 @@ impl Suite {
         let mut outside = self.spec("outside", image, 6);
         outside.address = self.other_subnet.gateway();
         let error = self.runtime.start(outside.clone()).await.expect_err("not in the subnet");
+        assert_eq!(error.kind, Kind::Invalid, "{error}");
         assert!(!error.message.contains('\n'), "{error}");
         for spec in [without, outside] {
             assert_eq!(self.see(&spec).await, None, "a failed start left something");

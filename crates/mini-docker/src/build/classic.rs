@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use mini_core::ports::Progress;
 
+use crate::build::lines::LineBuffer;
+
 #[derive(Default)]
 pub(crate) struct Steps {
-    begun: String,
+    begun: LineBuffer,
     last: Option<String>,
 }
 
@@ -18,20 +20,18 @@ impl Steps {
 
     /// Takes a piece of text; its whole lines go to the end of `out`.
     pub(crate) fn read(&mut self, text: &str, out: &mut VecDeque<Progress>) {
-        self.begun.push_str(text);
-        while let Some((line, rest)) = self.begun.split_once('\n') {
-            let line = line.trim_end_matches('\r').to_owned();
-            self.begun = rest.to_owned();
+        let last = &mut self.last;
+        self.begun.feed(text, |line| {
             // `Step 2/3 : RUN false`
             if let Some((_, step)) =
                 line.strip_prefix("Step ").and_then(|step| step.split_once(" : "))
             {
-                self.last = Some(step.to_owned());
+                *last = Some(step.to_owned());
             }
             if !line.is_empty() {
-                out.push_back(Progress::Line(line));
+                out.push_back(Progress::Line(line.to_owned()));
             }
-        }
+        });
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) fn buildkit(message: &str, step: Option<&Failed>) -> RuntimeError {
     if let Some(frontend) = step.name.strip_prefix("resolve image config for ") {
         let frontend =
             frontend.trim_start_matches("docker-image://").trim_start_matches("docker.io/");
-        let why = image::explain(frontend, error::from_answer("", 500, &step.error));
+        let why = image::refusal(frontend, &step.error);
         return failed(format!("the line \"# syntax={frontend}\" needs an image: {}", why.message))
             .hint("remove that line from the Dockerfile, or pull the image beforehand");
     }
@@ -60,7 +60,7 @@ fn short(image: &str) -> &str {
 }
 
 fn base_image(base: &str, said: &str) -> RuntimeError {
-    let error = image::explain(base, error::from_answer("", 500, said));
+    let error = image::refusal(base, said);
     if error.kind == Kind::NoSpace {
         return error;
     }

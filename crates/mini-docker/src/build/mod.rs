@@ -6,6 +6,7 @@
 
 mod classic;
 mod explain;
+mod lines;
 mod session;
 mod syntax;
 mod trace;
@@ -107,7 +108,7 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     let session = docker.session_for_build(&id).await?;
     let tag = labels::image_tag(docker.server(), &spec.app, &spec.deployment);
     let labels = serde_json::json!(labels::of_image(docker.server(), &spec.app)).to_string();
-    let mut query = Query::new("/build")
+    let mut query = Query::new(&["build"])
         .with("t", &tag)
         .with("dockerfile", &spec.dockerfile)
         .with("labels", &labels)

@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use bollard::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
 use mini_core::ports::Progress;
 
+use crate::build::lines::LineBuffer;
+
 /// What is known of the build's steps so far.
 #[derive(Default)]
 pub(crate) struct Trace {
@@ -30,7 +32,7 @@ struct Step {
     started_seconds: f64,
     ended: bool,
     /// A line of its output that has not ended yet.
-    begun: String,
+    begun: LineBuffer,
     /// What was told of its parts.
     told: Vec<String>,
 }
@@ -90,11 +92,9 @@ impl Trace {
         let Some(number) = step.number else { return };
         let at = log.timestamp.as_ref().map_or(0.0, |t| seconds(t.seconds, t.nanos));
         let at = (at - step.started_seconds).max(0.0);
-        step.begun.push_str(&String::from_utf8_lossy(&log.msg));
-        while let Some((line, rest)) = step.begun.split_once('\n') {
-            out.push_back(Progress::Line(format!("#{number} {at:.3} {}", last_shown(line))));
-            step.begun = rest.to_owned();
-        }
+        step.begun.feed(&String::from_utf8_lossy(&log.msg), |line| {
+            out.push_back(Progress::Line(format!("#{number} {at:.3} {line}")));
+        });
     }
 
     fn end(&mut self, vertex: Vertex, out: &mut VecDeque<Progress>) {
@@ -126,16 +126,9 @@ impl Trace {
 
 /// Output that ended without a line end.
 fn flush(step: &mut Step, say: &mut impl FnMut(String)) {
-    let rest = std::mem::take(&mut step.begun);
-    if !rest.is_empty() {
-        say(last_shown(&rest).to_owned());
+    if let Some(rest) = step.begun.rest() {
+        say(rest);
     }
-}
-
-/// What a terminal would show of a line that was drawn over with carriage returns.
-fn last_shown(line: &str) -> &str {
-    let line = line.trim_end_matches('\r');
-    line.rsplit('\r').next().unwrap_or(line)
 }
 
 fn seconds(seconds: i64, nanos: i32) -> f64 {
