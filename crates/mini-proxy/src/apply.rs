@@ -59,7 +59,7 @@ pub(crate) fn change(
         }
     };
     step.swap(generation, apps, applied);
-    save(shared);
+    shared.to_save.send_replace(());
     Ok(())
 }
 
@@ -72,13 +72,6 @@ pub(crate) fn restore(shared: &Arc<Shared>, image: Image) {
     let apps = image.apps.into_iter().map(|r| (r.app.clone(), step.renew(r))).collect();
     step.swap(image.generation, apps, || {});
     shared.durable.store(image.generation, SeqCst);
-}
-
-fn save(shared: &Shared) {
-    let table = shared.table.load();
-    let apps = table.apps.values().map(|a| a.route.clone()).collect();
-    let (generation, boot_id) = (table.generation, shared.boot_id.clone());
-    shared.to_save.send_replace(Some(Arc::new(Image { generation, boot_id, apps })));
 }
 
 struct Step<'a> {
@@ -140,6 +133,9 @@ impl Step<'_> {
         }
         for (name, app) in &old.apps {
             let now = new.apps.get(name);
+            if now.is_some_and(|n| Arc::ptr_eq(n, app)) {
+                continue;
+            }
             for target in &app.targets {
                 if !now.is_some_and(|n| n.targets.iter().any(|t| Arc::ptr_eq(t, target))) {
                     probe::stop(target);

@@ -24,6 +24,8 @@ use crate::shared::{Link, Shared};
 
 /// Events that may wait for a slow controller before its connection is given up.
 const EVENTS: usize = 65_536;
+/// A line from this length on is applied on a thread of its own.
+const LARGE: usize = 64 << 10;
 /// How long a line may take to be written.
 const WRITE: Duration = Duration::from_secs(10);
 
@@ -133,7 +135,15 @@ async fn read(shared: &Arc<Shared>, link: &Arc<Link>, reader: OwnedReadHalf) -> 
             return End::Bad("it did not say hello".into());
         }
         greeted = true;
-        take(shared, link, document);
+        if line.len() < LARGE {
+            take(shared, link, document);
+        } else {
+            // A table of thousands of apps would keep requests waiting on this thread.
+            let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+            if tokio::task::spawn_blocking(move || take(&shared, &link, document)).await.is_err() {
+                return End::Bad("its table could not be applied".into());
+            }
+        }
     }
     End::Closed
 }

@@ -154,6 +154,7 @@ pub async fn run(
     }
     let drained = drain(&shared, config.drain).await;
     drop(background);
+    shared.end();
     Ok(drained)
 }
 

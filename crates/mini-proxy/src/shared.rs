@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::snapshot::Image;
+use crate::probe;
 use crate::table::{Table, TargetState};
 use crate::upstream::{Endpoint, Upstream};
 use crate::{ProxyConfig, Timeouts};
@@ -26,8 +26,8 @@ pub(crate) struct Shared {
     pub(crate) writer: Mutex<()>,
     pub(crate) door: Endpoint,
     pub(crate) counters: Counters,
-    /// The snapshot that should be on disk.
-    pub(crate) to_save: watch::Sender<Option<Arc<Image>>>,
+    /// Told when the table is newer than the snapshot on disk.
+    pub(crate) to_save: watch::Sender<()>,
     pub(crate) durable: AtomicU64,
     link: Mutex<Option<Arc<Link>>>,
     /// No more connections are accepted; answers end theirs.
@@ -75,7 +75,7 @@ impl Shared {
             writer: Mutex::new(()),
             door: Endpoint::new(Upstream::Unix(config.api_socket.clone())),
             counters: Counters::default(),
-            to_save: watch::Sender::new(None),
+            to_save: watch::Sender::new(()),
             durable: AtomicU64::new(0),
             link: Mutex::new(None),
             draining: CancellationToken::new(),
@@ -101,6 +101,16 @@ impl Shared {
 
     pub(crate) fn link(&self) -> Option<Arc<Link>> {
         lock(&self.link).clone()
+    }
+
+    /// Ends what still runs beside the connections.
+    pub(crate) fn end(&self) {
+        if let Some(link) = self.link() {
+            link.closed.cancel();
+        }
+        for target in self.table.load().apps.values().flat_map(|a| &a.targets) {
+            probe::stop(target);
+        }
     }
 
     fn ready_link(&self) -> Option<Arc<Link>> {

@@ -73,15 +73,20 @@ pub(crate) fn write(path: &Path, image: &Image) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Writes what `shared.to_save` says, for ever; tells the controller what is durable.
+/// Saves the table whenever it is newer than what is on disk, for ever; tells the controller what is durable.
 pub(crate) async fn keep(shared: Arc<Shared>, path: PathBuf) {
     let mut wanted = shared.to_save.subscribe();
     loop {
-        let image = wanted.borrow_and_update().clone();
-        if let Some(image) = image {
-            let generation = image.generation;
-            let file = path.clone();
-            match tokio::task::spawn_blocking(move || write(&file, &image)).await {
+        wanted.mark_unchanged();
+        let table = shared.table.load_full();
+        let generation = table.generation;
+        if generation > shared.durable.load(SeqCst) {
+            let (file, boot_id) = (path.clone(), shared.boot_id.clone());
+            let save = move || {
+                let apps = table.apps.values().map(|a| a.route.clone()).collect();
+                write(&file, &Image { generation, boot_id, apps })
+            };
+            match tokio::task::spawn_blocking(save).await {
                 Ok(Ok(())) => {
                     shared.durable.store(generation, SeqCst);
                     if let Some(link) = shared.link() {

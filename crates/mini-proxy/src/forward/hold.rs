@@ -70,3 +70,18 @@ impl Drop for Place {
         self.0.waiting.fetch_sub(1, SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_may_wait_and_no_more() {
+        let lasting = Arc::new(Lasting::new());
+        let places: Vec<_> = (0..MAX_WAITING).map(|_| Place::take(&lasting).ok()).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert_eq!(Place::take(&lasting).err(), Some(Code::H22));
+        drop(places);
+        assert!(Place::take(&lasting).is_ok(), "a refused one left its place");
+    }
+}

@@ -7,6 +7,7 @@ mod exchange;
 mod hold;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -110,8 +111,8 @@ async fn forward(
         decision,
     };
     let (done, limit) = match host {
-        Host::Door => (job.to_door().await?, shared.timeouts.upgraded_idle),
-        Host::Name(name) => (job.to_app(&name).await?, shared.timeouts.body_idle),
+        Host::Door => (job.through_door().await?, shared.timeouts.upgraded_idle),
+        Host::Name(name) => (job.at_app(&name).await?, shared.timeouts.body_idle),
     };
     client.flows(limit);
     if done.answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -187,8 +188,9 @@ struct Done {
 
 impl Job<'_> {
     /// Sends it to an instance of the app; a connection that is dead is replaced once.
-    async fn to_app(mut self, host: &str) -> Result<Done, Code> {
-        let timeouts = &self.shared.timeouts;
+    async fn at_app(mut self, host: &str) -> Result<Done, Code> {
+        let shared = self.shared;
+        let timeouts = &shared.timeouts;
         let deadlines = Deadlines {
             connect: timeouts.connect,
             first_byte: timeouts.first_byte,
@@ -196,7 +198,7 @@ impl Job<'_> {
         };
         let mut dead: Option<Arc<TargetState>> = None;
         loop {
-            let flight = hold::pick(self.shared, host, dead.as_deref()).await?;
+            let flight = hold::pick(shared, host, dead.as_deref()).await?;
             let (target, counted) = (Arc::clone(&flight.target), Arc::new(flight));
             self.request.body_mut().counted = Some(Arc::clone(&counted));
             let first = dead.is_none();
@@ -208,8 +210,10 @@ impl Job<'_> {
                 Err((fail, again)) => {
                     let (app, process) = (&target.app, &target.spec.process);
                     tracing::debug!(?fail, %app, process, first, "a try failed");
-                    if fail == Fail::Refused {
-                        target.shun();
+                    match fail {
+                        Fail::Refused => target.shun(),
+                        Fail::Cut => drop(shared.counters.cut.fetch_add(1, SeqCst)),
+                        _ => {}
                     }
                     match again {
                         Some(job) if first => self = job,
@@ -222,7 +226,7 @@ impl Job<'_> {
     }
 
     /// Sends it to the controller.
-    async fn to_door(mut self) -> Result<Done, Code> {
+    async fn through_door(mut self) -> Result<Done, Code> {
         let hour = self.shared.timeouts.upgraded_idle;
         let connect = self.shared.timeouts.connect;
         let deadlines = Deadlines { connect, first_byte: hour, idle: hour };

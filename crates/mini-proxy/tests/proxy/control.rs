@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use mini_core::control::{FromProxy, ToProxy};
 use mini_core::route::{Role, WebState};
@@ -26,10 +27,8 @@ async fn changes_are_applied_then_durable_and_never_go_back() {
 
     for generation in [5, 4] {
         c.send(&ToProxy::Table { generation, apps: vec![] }).await;
-        c.until("refused", |e| {
-            (e == &FromProxy::Refused { generation, current: 5 }).then_some(())
-        })
-        .await;
+        c.until("refused", |e| (e == &FromProxy::Refused { generation, current: 5 }).then_some(()))
+            .await;
     }
     assert_eq!(proxy.get("blue.localhost").await.body, "blue");
 
@@ -177,8 +176,71 @@ async fn a_target_that_leaves_the_table_is_cut() {
     say.send("some".into()).unwrap();
     client.until("some\r\n").await;
     c.route(app("blue", WebState::Stopped, vec![])).await;
-    let rest = client.to_end().await;
+    let rest = client.rest().await;
     assert!(!rest.contains("0\r\n\r\n"), "a cut answer must not look whole: {rest:?}");
     assert_eq!(c.status_without(|_| false).await.cut, 1);
     assert_eq!(proxy.get("blue.localhost").await.error(), (503, "H14"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deploys_under_load_fail_no_request_and_none_comes_after_drained() {
+    let proxy = Proxy::start().await;
+    // Two instances that refuse to answer once they were reported as drained.
+    let mut instances = Vec::new();
+    for _ in 0..2 {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::clone(&stopped);
+        let (addr, seen) = upstream(move |_, mut conn, seen| {
+            let is_stopped = Arc::clone(&is_stopped);
+            async move {
+                while conn.try_head().await.is_some() {
+                    assert!(!is_stopped.load(SeqCst), "a request after drained");
+                    seen.requests.fetch_add(1, SeqCst);
+                    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            }
+        })
+        .await;
+        instances.push((addr, stopped, seen));
+    }
+    let mut c = proxy.with_table(vec![serving("blue", instances[0].0)]).await;
+    let (end, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let (end, done, front) = (Arc::clone(&end), Arc::clone(&done), proxy.addr);
+            tokio::spawn(async move {
+                let stream = tokio::net::TcpStream::connect(front).await.unwrap();
+                let mut client = Client { stream, buf: Vec::new() };
+                while !end.load(SeqCst) {
+                    // A POST: nothing is repaired by sending it again.
+                    client
+                        .send(
+                            "POST / HTTP/1.1\r\nHost: blue.localhost\r\nContent-Length: 0\r\n\r\n",
+                        )
+                        .await;
+                    let answer = client.answer().await;
+                    assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+                    done.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    for deploy in 0..60 {
+        let (old, new) = (&instances[deploy % 2], &instances[(deploy + 1) % 2]);
+        let (old_id, new_id) = (format!("i{deploy}"), format!("i{}", deploy + 1));
+        let old_id = if deploy == 0 { "blue-1".to_owned() } else { old_id };
+        new.1.store(false, SeqCst);
+        let both = |role| vec![target(&old_id, old.0, role), target(&new_id, new.0, Role::Serve)];
+        c.route(app("blue", WebState::Serving, both(Role::Serve))).await;
+        c.route(app("blue", WebState::Serving, both(Role::Drain))).await;
+        c.until_drained(&old_id).await;
+        old.1.store(true, SeqCst);
+        c.route(app("blue", WebState::Serving, vec![target(&new_id, new.0, Role::Serve)])).await;
+    }
+    end.store(true, SeqCst);
+    for client in clients {
+        soon("a client's end", client).await.expect("no request failed");
+    }
+    assert!(instances.iter().all(|i| i.2.requests.load(SeqCst) > 50), "both had load");
+    assert_eq!(c.status_without(|_| false).await.cut, 0);
 }

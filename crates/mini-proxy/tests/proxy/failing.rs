@@ -60,9 +60,7 @@ async fn a_post_goes_to_another_instance_if_nothing_was_sent() {
     let _c = proxy.with_table(vec![route]).await;
     for _ in 0..10 {
         let mut client = proxy.client().await;
-        client
-            .send("POST / HTTP/1.1\r\nHost: blue.localhost\r\nContent-Length: 2\r\n\r\nhi")
-            .await;
+        client.send("POST / HTTP/1.1\r\nHost: blue.localhost\r\nContent-Length: 2\r\n\r\nhi").await;
         assert_eq!(client.answer().await.body, "alive");
     }
     assert_eq!(seen.requests.load(SeqCst), 10);
@@ -81,7 +79,7 @@ async fn failures_have_codes() {
     let (closes, closes_seen) = answers("").await;
     let (breaks, breaks_seen) = answers("HTTP/1.1 200 OK\r\nConte").await;
     let (nonsense, _) = answers("SSH-2.0-OpenSSH\r\n\r\n").await;
-    let (silent, _) = upstream(|_, mut conn, _| async move { drop(conn.to_end().await) }).await;
+    let (silent, _) = upstream(|_, mut conn, _| async move { drop(conn.rest().await) }).await;
     let (unasked, _) =
         answers("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
             .await;
@@ -138,11 +136,7 @@ async fn a_broken_answer_is_broken_for_the_client_too() {
             conn.head().await;
             conn.send(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}")).await;
             // A reset, not an end.
-            rustix::net::sockopt::set_socket_linger(
-                &conn.stream,
-                Some(Duration::ZERO),
-            )
-            .unwrap();
+            rustix::net::sockopt::set_socket_linger(&conn.stream, Some(Duration::ZERO)).unwrap();
         })
     };
     let (chunked, _) = breaks("Transfer-Encoding: chunked", "4\r\npart\r\n").await;
@@ -151,7 +145,7 @@ async fn a_broken_answer_is_broken_for_the_client_too() {
     for app in ["chunked", "sized"] {
         let mut client = proxy.client().await;
         client.send(&format!("GET / HTTP/1.1\r\nHost: {app}.localhost\r\n\r\n")).await;
-        let all = client.to_end().await;
+        let all = client.rest().await;
         assert!(!all.ends_with("0\r\n\r\n") && all.len() < 400, "{app} looks whole: {all:?}");
     }
 }
@@ -167,14 +161,14 @@ async fn a_body_that_stands_still_is_cut() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             conn.send("x").await;
         }
-        conn.to_end().await;
+        conn.rest().await;
     })
     .await;
     let mut c = proxy.with_table(vec![serving("blue", addr)]).await;
     let mut client = proxy.client().await;
     client.send("GET / HTTP/1.1\r\nHost: blue.localhost\r\n\r\n").await;
     client.head().await;
-    assert_eq!(client.to_end().await, "xxxxx");
+    assert_eq!(client.rest().await, "xxxxx");
     assert_eq!(c.status_without(|_| false).await.cut, 1);
 }
 
@@ -192,5 +186,57 @@ async fn an_upload_that_nobody_wants_still_gets_its_answer() {
         // The proxy may close before all is written; its answer must be there all the same.
         let _ = client.stream.write_all(&vec![b'x'; size]).await;
         assert_eq!(client.answer().await.error(), (404, "unknown_host"));
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_trusted_for_a_while_only() {
+    let proxy = Proxy::start().await;
+    let (addr, seen) = named("ok").await;
+    let _c = proxy.with_table(vec![serving("blue", addr)]).await;
+    let mut client = proxy.client().await;
+    client.get("blue.localhost", "/").await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    client.get("blue.localhost", "/").await;
+    assert_eq!(seen.connections.load(SeqCst), 1, "a GET may be repeated, so it takes the risk");
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    client.send("POST / HTTP/1.1\r\nHost: blue.localhost\r\nContent-Length: 2\r\n\r\nhi").await;
+    assert_eq!(client.answer().await.body, "ok");
+    assert_eq!(seen.connections.load(SeqCst), 2, "a POST may not");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_the_app() {
+    let proxy = Proxy::start().await;
+    let (tx, mut left) = tokio::sync::mpsc::unbounded_channel();
+    let (addr, _) = upstream(move |_, mut conn, _| {
+        let tx = tx.clone();
+        async move {
+            let head = conn.head().await;
+            if head.starts_with("GET /stream") {
+                conn.send("HTTP/1.1 200 OK\r\n\r\nsome").await;
+            }
+            conn.rest().await;
+            tx.send(()).unwrap();
+        }
+    })
+    .await;
+    let mut c = proxy.with_table(vec![serving("blue", addr)]).await;
+    for path in ["/silent", "/stream"] {
+        let mut client = proxy.client().await;
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: blue.localhost\r\n\r\n")).await;
+        soon("the request to be in flight", async {
+            while c.status_without(|_| false).await.in_flight == 0 {}
+        })
+        .await;
+        if path == "/stream" {
+            client.until("some").await;
+        }
+        drop(client);
+        soon("the app to see the end", left.recv()).await.unwrap();
+        soon("the count to fall", async {
+            while c.status_without(|_| false).await.in_flight > 0 {}
+        })
+        .await;
     }
 }

@@ -19,28 +19,28 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// A bound on everything that a test waits for.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(Duration::from_secs(8), future).await;
     waited.unwrap_or_else(|_| panic!("in vain: {what}"))
 }
 
-pub struct Proxy {
-    pub addr: SocketAddr,
-    pub dir: Arc<tempfile::TempDir>,
+pub(crate) struct Proxy {
+    pub(crate) addr: SocketAddr,
+    pub(crate) dir: Arc<tempfile::TempDir>,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
 }
 
 impl Proxy {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()), change).await
     }
 
-    pub async fn start_in(
+    pub(crate) async fn start_in(
         dir: Arc<tempfile::TempDir>,
         change: impl FnOnce(&mut ProxyConfig),
     ) -> Self {
@@ -75,21 +75,21 @@ impl Proxy {
         Self { addr, dir, shutdown: Some(shutdown), task }
     }
 
-    pub fn begin_shutdown(&mut self) {
+    pub(crate) fn begin_shutdown(&mut self) {
         drop(self.shutdown.take());
     }
 
-    pub async fn finish(mut self) -> Drained {
+    pub(crate) async fn finish(mut self) -> Drained {
         self.begin_shutdown();
         soon("the shutdown", self.task).await.unwrap()
     }
 
-    pub fn control_path(&self) -> PathBuf {
+    pub(crate) fn control_path(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
 
     /// A controller that has said hello, and the proxy's hello.
-    pub async fn controller(&self) -> (Controller, FromProxy) {
+    pub(crate) async fn controller(&self) -> (Controller, FromProxy) {
         let mut controller = Controller::connect(self.control_path()).await;
         let server = "srv".parse().unwrap();
         controller.send(&ToProxy::Hello { server, version: "0".into() }).await;
@@ -99,54 +99,54 @@ impl Proxy {
     }
 
     /// A controller that has sent this table as generation 1.
-    pub async fn with_table(&self, apps: Vec<AppRoute>) -> Controller {
+    pub(crate) async fn with_table(&self, apps: Vec<AppRoute>) -> Controller {
         let (mut controller, _) = self.controller().await;
         controller.send(&ToProxy::Table { generation: 1, apps }).await;
         controller.until_applied(1).await;
         controller
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client { stream: TcpStream::connect(self.addr).await.unwrap(), buf: Vec::new() }
     }
 
     /// One GET on a connection of its own.
-    pub async fn get(&self, host: &str) -> Answer {
+    pub(crate) async fn get(&self, host: &str) -> Answer {
         self.client().await.get(host, "/").await
     }
 }
 
-pub struct Controller {
+pub(crate) struct Controller {
     reader: BufReader<OwnedReadHalf>,
-    pub writer: OwnedWriteHalf,
+    pub(crate) writer: OwnedWriteHalf,
     generation: u64,
 }
 
 impl Controller {
-    pub async fn connect(path: PathBuf) -> Self {
+    pub(crate) async fn connect(path: PathBuf) -> Self {
         let (reader, writer) = UnixStream::connect(path).await.unwrap().into_split();
         Self { reader: BufReader::new(reader), writer, generation: 1 }
     }
 
-    pub async fn send(&mut self, document: &ToProxy) {
+    pub(crate) async fn send(&mut self, document: &ToProxy) {
         let line = serde_json::to_string(document).unwrap() + "\n";
         self.writer.write_all(line.as_bytes()).await.unwrap();
     }
 
     /// Sends an app's entry with the next generation and waits until it is applied.
-    pub async fn route(&mut self, route: AppRoute) {
+    pub(crate) async fn route(&mut self, route: AppRoute) {
         self.generation += 1;
         let generation = self.generation;
         self.send(&ToProxy::App { generation, route }).await;
         self.until_applied(generation).await;
     }
 
-    pub async fn until_applied(&mut self, generation: u64) {
+    pub(crate) async fn until_applied(&mut self, generation: u64) {
         self.until("applied", |e| (e == &FromProxy::Applied { generation }).then_some(())).await;
     }
 
     /// The next document; `None` at the end of the connection.
-    pub async fn try_next(&mut self) -> Option<FromProxy> {
+    pub(crate) async fn try_next(&mut self) -> Option<FromProxy> {
         let mut line = String::new();
         let read = soon("a document of the proxy", self.reader.read_line(&mut line)).await;
         match read {
@@ -155,12 +155,12 @@ impl Controller {
         }
     }
 
-    pub async fn next(&mut self) -> FromProxy {
+    pub(crate) async fn next(&mut self) -> FromProxy {
         self.try_next().await.expect("the proxy closed the control connection")
     }
 
     /// Reads on to the first document that is looked for.
-    pub async fn until<T>(&mut self, what: &str, f: impl Fn(&FromProxy) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, what: &str, f: impl Fn(&FromProxy) -> Option<T>) -> T {
         soon(what, async {
             loop {
                 if let Some(found) = f(&self.next().await) {
@@ -171,7 +171,7 @@ impl Controller {
         .await
     }
 
-    pub async fn until_drained(&mut self, instance: &str) {
+    pub(crate) async fn until_drained(&mut self, instance: &str) {
         self.until("drained", |e| match e {
             FromProxy::Drained { instance: i } if i.as_str() == instance => Some(()),
             _ => None,
@@ -180,7 +180,7 @@ impl Controller {
     }
 
     /// Asks for the status, and asserts that nothing for which `no` holds comes before it.
-    pub async fn status_without(
+    pub(crate) async fn status_without(
         &mut self,
         no: impl Fn(&FromProxy) -> bool,
     ) -> mini_core::control::ProxyStatus {
@@ -196,43 +196,43 @@ impl Controller {
     }
 }
 
-pub fn app(name: &str, web: WebState, targets: Vec<Target>) -> AppRoute {
+pub(crate) fn app(name: &str, web: WebState, targets: Vec<Target>) -> AppRoute {
     let app = name.parse().unwrap();
     AppRoute { app, hosts: Vec::new(), web, targets, health: HealthSpec::default() }
 }
 
-pub fn serving(name: &str, addr: SocketAddr) -> AppRoute {
+pub(crate) fn serving(name: &str, addr: SocketAddr) -> AppRoute {
     app(name, WebState::Serving, vec![target(&format!("{name}-1"), addr, Role::Serve)])
 }
 
-pub fn target(instance: &str, addr: SocketAddr, role: Role) -> Target {
+pub(crate) fn target(instance: &str, addr: SocketAddr, role: Role) -> Target {
     let instance = instance.parse().unwrap();
     Target { instance, started: Millis(1), addr, process: "web.1".into(), release: 1, role }
 }
 
 /// An address at which nobody listens.
-pub async fn nowhere() -> SocketAddr {
+pub(crate) async fn nowhere() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 
-    pub fn error(&self) -> (u16, &str) {
+    pub(crate) fn error(&self) -> (u16, &str) {
         (self.status, self.header("x-mini-error").unwrap_or("none"))
     }
 }
 
-pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|l| {
         let (n, v) = l.split_once(':')?;
         n.eq_ignore_ascii_case(name).then(|| v.trim())
@@ -240,24 +240,24 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// A socket that is read by hand: a client's, or one that an upstream accepted.
-pub struct Client {
-    pub stream: TcpStream,
-    pub buf: Vec<u8>,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    pub(crate) buf: Vec<u8>,
 }
 
 impl Client {
-    pub async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Reads more; false at the end. A reset counts as the end.
-    pub async fn more(&mut self) -> bool {
+    pub(crate) async fn more(&mut self) -> bool {
         let n = soon("bytes", self.stream.read_buf(&mut self.buf)).await;
         n.is_ok_and(|n| n > 0)
     }
 
     /// Reads a head; `None` if the connection ends before.
-    pub async fn try_head(&mut self) -> Option<String> {
+    pub(crate) async fn try_head(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buf.windows(4).position(|w| w == b"\r\n\r\n") {
                 let head = self.buf.drain(..end + 4).collect();
@@ -269,11 +269,11 @@ impl Client {
         }
     }
 
-    pub async fn head(&mut self) -> String {
+    pub(crate) async fn head(&mut self) -> String {
         self.try_head().await.expect("the connection ended before a head")
     }
 
-    pub async fn exactly(&mut self, n: usize) -> String {
+    pub(crate) async fn exactly(&mut self, n: usize) -> String {
         while self.buf.len() < n {
             assert!(self.more().await, "ended after {} of {n} bytes", self.buf.len());
         }
@@ -281,7 +281,7 @@ impl Client {
     }
 
     /// Reads up to and with `text`.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.buf.windows(text.len()).position(|w| w == text.as_bytes()) {
                 let bytes = self.buf.drain(..at + text.len()).collect();
@@ -291,22 +291,22 @@ impl Client {
         }
     }
 
-    pub async fn to_end(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         while self.more().await {}
         String::from_utf8(std::mem::take(&mut self.buf)).unwrap()
     }
 
-    pub async fn get(&mut self, host: &str, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         self.answer().await
     }
 
     /// Reads an answer whose body has a length or is chunked.
-    pub async fn answer(&mut self) -> Answer {
+    pub(crate) async fn answer(&mut self) -> Answer {
         self.try_answer().await.expect("the connection ended before an answer")
     }
 
-    pub async fn try_answer(&mut self) -> Option<Answer> {
+    pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         let head = self.try_head().await?;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body = if let Some(n) = header(&head, "content-length") {
@@ -335,13 +335,13 @@ impl Client {
 
 /// What an upstream saw.
 #[derive(Clone, Default)]
-pub struct Seen {
-    pub connections: Arc<AtomicUsize>,
-    pub requests: Arc<AtomicUsize>,
+pub(crate) struct Seen {
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) requests: Arc<AtomicUsize>,
 }
 
 /// Serves each connection with `handler`, which gets its number, from 0.
-pub async fn upstream<F, Fut>(handler: F) -> (SocketAddr, Seen)
+pub(crate) async fn upstream<F, Fut>(handler: F) -> (SocketAddr, Seen)
 where
     F: Fn(usize, Client, Seen) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -351,7 +351,7 @@ where
     (addr, serve_on(listener, handler))
 }
 
-pub fn serve_on<F, Fut>(listener: TcpListener, handler: F) -> Seen
+pub(crate) fn serve_on<F, Fut>(listener: TcpListener, handler: F) -> Seen
 where
     F: Fn(usize, Client, Seen) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -375,11 +375,11 @@ where
 }
 
 /// Answers every request with `name`, and keeps the connection.
-pub async fn named(name: &'static str) -> (SocketAddr, Seen) {
+pub(crate) async fn named(name: &'static str) -> (SocketAddr, Seen) {
     upstream(move |_, conn, seen| answer_all(conn, seen, name)).await
 }
 
-pub async fn answer_all(mut conn: Client, seen: Seen, name: &'static str) {
+pub(crate) async fn answer_all(mut conn: Client, seen: Seen, name: &'static str) {
     while let Some(head) = conn.try_head().await {
         seen.requests.fetch_add(1, SeqCst);
         if let Some(n) = header(&head, "content-length") {

@@ -23,7 +23,7 @@ async fn ambiguous_requests_are_refused_and_end_the_connection() {
         let answer = client.answer().await;
         assert_eq!(answer.error(), (400, "H26"), "{request:?}");
         assert_eq!(answer.header("connection"), Some("close"));
-        assert_eq!(client.to_end().await, "", "nothing follows: {request:?}");
+        assert_eq!(client.rest().await, "", "nothing follows: {request:?}");
     }
     assert_eq!(seen.requests.load(SeqCst), 0, "none of it reached the app");
 }
@@ -89,7 +89,7 @@ async fn nonsense_gets_an_answer_or_an_end_and_hurts_nobody() {
     for input in inputs {
         let mut client = proxy.client().await;
         tokio::io::AsyncWriteExt::write_all(&mut client.stream, input).await.unwrap();
-        let all = client.to_end().await;
+        let all = client.rest().await;
         assert!(all.is_empty() || all.starts_with("HTTP/1.1 4"), "{input:?}: {all}");
     }
     assert_eq!(proxy.get("blue.localhost").await.body, "blue");

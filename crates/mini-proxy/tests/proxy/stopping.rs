@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_under_load_fails_no_request() {
     let mut proxy = Proxy::start().await;
     let (addr, _) = named("ok").await;
@@ -72,18 +72,16 @@ async fn idle_connections_do_not_hold_a_shutdown_up_and_a_late_request_is_served
     late.get("blue.localhost", "/").await;
     late.send("GET / HTTP/1.1\r\nHost: blue").await;
     let mut c = proxy.controller().await.0;
-    soon("all connections", async {
-        while c.status_without(|_| false).await.connections < 3 {}
-    })
-    .await;
+    soon("all connections", async { while c.status_without(|_| false).await.connections < 3 {} })
+        .await;
     proxy.begin_shutdown();
-    assert_eq!(idle.to_end().await, "");
-    assert_eq!(fresh.to_end().await, "");
+    assert_eq!(idle.rest().await, "");
+    assert_eq!(fresh.rest().await, "");
     // Its head was on the way when the shutdown began.
     late.send(".localhost\r\n\r\n").await;
     let answer = late.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
-    assert_eq!(late.to_end().await, "");
+    assert_eq!(late.rest().await, "");
     assert_eq!(proxy.finish().await, Drained::All);
 }
 
@@ -93,7 +91,7 @@ async fn what_outlasts_the_drain_time_is_cut_and_counted() {
     let (addr, _) = upstream(|_, mut conn, _| async move {
         conn.head().await;
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx").await;
-        conn.to_end().await;
+        conn.rest().await;
     })
     .await;
     let _c = proxy.with_table(vec![serving("blue", addr)]).await;
@@ -101,5 +99,5 @@ async fn what_outlasts_the_drain_time_is_cut_and_counted() {
     client.send("GET / HTTP/1.1\r\nHost: blue.localhost\r\n\r\n").await;
     client.head().await;
     assert_eq!(proxy.finish().await, Drained::Cut(1));
-    assert_eq!(client.to_end().await, "x");
+    assert_eq!(client.rest().await, "x");
 }
