@@ -52,8 +52,8 @@ pub(crate) struct Args {
 
 fn key(text: &str) -> Result<String, String> {
     let visible =
-        !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
-    if visible { Ok(text.to_owned()) } else { Err("1 to 255 visible ASCII characters".to_owned()) }
+        !text.is_empty() && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_graphic());
+    if visible { Ok(text.to_owned()) } else { Err("1 to 200 visible ASCII characters".to_owned()) }
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
