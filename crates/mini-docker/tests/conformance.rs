@@ -1,6 +1,8 @@
 //! The ports' promises, kept by the fake and by a real engine alike; and what only a real engine
 //! can show. Needs a Docker Engine and no registry.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by it, outside of #[test] too")]
+
 mod support;
 
 use std::sync::Arc;
@@ -212,6 +214,31 @@ fn runs(mark: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_build_leaves_its_layers_in_the_cache_and_not_its_source() {
+    on_engine(|engine| async move {
+        let mark = format!("mark-{:x}", engine.seed);
+        let dockerfile = format!("{DOCKERFILE}RUN [\"/app\", \"exit\", \"0\", \"{mark}\"]\n");
+        let begun = jiff::Timestamp::now();
+        engine.build("first", &dockerfile).await;
+        let ended = jiff::Timestamp::now();
+        until(SOON, "the source leaves the cache", || async {
+            (engine.contexts_in_cache(begun, ended).await == 0).then_some(())
+        })
+        .await;
+        let again = engine.build("second", &dockerfile).await;
+        let has = |end: &str| {
+            let line = |item: &RuntimeResult<Progress>| {
+                matches!(item, Ok(Progress::Line(line)) if line.ends_with(end))
+            };
+            again.iter().filter(|item| line(item)).count()
+        };
+        // The first step's COPY and the second's RUN.
+        assert!(has("CACHED") >= 2 && has(&mark) == 0, "{again:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_of_somebody_else_is_left_alone() {
     on_engine(|engine| async move {
         let ours = engine.image().await;
@@ -220,7 +247,7 @@ async fn an_image_of_somebody_else_is_left_alone() {
         let theirs = engine.build_foreign(&tag, &ours).await;
         let error = engine.docker.remove_image(theirs.clone()).await.unwrap_err();
         assert_eq!(error.kind, RuntimeErrorKind::Invalid, "{error}");
-        assert_eq!(engine.docker.images().await.unwrap(), [ours.clone()]);
+        assert_eq!(engine.docker.images().await.unwrap(), [ours]);
         assert!(engine.docker.image(tag).await.unwrap().is_some());
     })
     .await;

@@ -8,6 +8,7 @@ mod classic;
 mod explain;
 mod lines;
 mod session;
+mod sweep;
 mod syntax;
 mod trace;
 
@@ -96,6 +97,19 @@ struct Run {
     tag: String,
     /// Closed with the build: the engine keeps asking it whether we are there.
     _session: Option<Session>,
+    _sweep: Option<Sweep>,
+}
+
+/// Sweeps up after a BuildKit build, however that ends.
+struct Sweep {
+    docker: Docker,
+    since: jiff::Timestamp,
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        sweep::later(self.docker.clone(), self.since);
+    }
 }
 
 enum View {
@@ -125,6 +139,8 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
         query = query.with("cpushares", "256");
         View::Classic(classic::Steps::default())
     };
+    let since = jiff::Timestamp::now();
+    let sweep = session.is_some().then(|| Sweep { docker: docker.clone(), since });
     let broken = Arc::new(Mutex::new(None));
     let absent = Arc::new(Mutex::new(None));
     let mut context = noting_errors(spec.context, broken.clone());
@@ -155,7 +171,7 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
             "# syntax={image} is not to be had here: the engine's own builder reads the Dockerfile"
         )));
     }
-    Ok(Run { lines, view, ready, image: None, tag, _session: session })
+    Ok(Run { lines, view, ready, image: None, tag, _session: session, _sweep: sweep })
 }
 
 /// Whether the image of a Dockerfile's syntax line is on the engine or in reach; noted if not.

@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use mini_core::id::ServerId;
 use mini_core::ports::{BuildSpec, Builder, Progress, RuntimeResult};
 use mini_docker::{Docker, DockerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// How the suite's images are built: nothing but the program.
 pub(crate) const DOCKERFILE: &str =
@@ -81,6 +82,28 @@ impl Engine {
     /// Builds `dockerfile` with the program beside it: every item the build gave.
     pub(crate) async fn build(&self, name: &str, dockerfile: &str) -> Vec<RuntimeResult<Progress>> {
         self.docker.build(build_spec(name, dockerfile)).collect().await
+    }
+
+    /// How many sources of builds the builder's cache holds that came between two moments.
+    pub(crate) async fn contexts_in_cache(
+        &self,
+        from: jiff::Timestamp,
+        to: jiff::Timestamp,
+    ) -> usize {
+        let mut stream = tokio::net::UnixStream::connect(detour::engine()).await.unwrap();
+        // 1.0, so that the answer is neither chunked nor kept open.
+        stream.write_all(b"GET /system/df HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let usage: serde_json::Value = serde_json::from_str(body).unwrap();
+        let records = usage["BuildCache"].as_array().unwrap();
+        let ours = records.iter().filter(|record| {
+            let made: jiff::Timestamp = record["CreatedAt"].as_str().unwrap().parse().unwrap();
+            let description = record["Description"].as_str().unwrap_or_default();
+            (from..=to).contains(&made) && description.starts_with("http url http://build-context")
+        });
+        ours.count()
     }
 
     /// An image that somebody else builds from `base`.
