@@ -240,3 +240,6 @@ impl Drop for InFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
