@@ -1,11 +1,38 @@
 # The front doors. `make help` lists them.
 SHELL := /bin/bash
 CARGO ?= cargo
+export CARGO_TERM_COLOR ?= never
 
-.PHONY: help test
+.PHONY: help demo demo-stop demo-clean build test check e2e bench openapi
+
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: ## from a clean clone to a live URL: engine if missing, build, platform, an example
+	@scripts/demo
+
+demo-stop: ## stop the demo's platform; its apps run on
+	@scripts/demo stop
+
+demo-clean: ## destroy the demo's apps and data
+	@scripts/demo clean
+
+build: ## mini, minid and mini-static for use, in target/release
+	$(CARGO) build --release -p mini -p minid
+	scripts/build-static release
 
 test: ## everything that CI checks
+	scripts/test
+
+check: ## formatting and lints only
 	$(CARGO) fmt --all --check
-	$(CARGO) test --workspace --lib --bins --tests
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+e2e: ## the end-to-end tests only: make e2e [T=part of a test's name]
+	scripts/test e2e $(T)
+
+bench: ## the performance table (release build, real engine)
+	scripts/bench
+
+openapi: ## write docs/openapi.json anew
+	$(CARGO) run --quiet -p minid -- openapi > docs/openapi.json

@@ -35,7 +35,9 @@ impl Supervised {
 
     pub(crate) fn start(&mut self) -> std::io::Result<()> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        // By this name it is the program that runs now, even if its file was replaced meanwhile:
+        // parent and children are of one version.
+        let mut command = Command::new("/proc/self/exe");
         command
             .arg(self.name)
             .arg("--from-parent")

@@ -24,6 +24,7 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
             .map_err(|error| Fault::new(format!("no sockets came from the parent: {error}")))?,
         None => bind_all(&settings)?,
     };
+    super::make_data_folder(&settings)?;
     let config = ProxyConfig {
         domains: settings.domains.clone(),
         listeners,

@@ -16,6 +16,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
     let mut signals = StopSignals::new()?;
     let listeners = bind_all(&settings)?;
+    super::make_data_folder(&settings)?;
     let environment = settings.as_environment();
     let drain = Duration::from_millis(settings.timing.drain_ms);
     let mut proxy = Supervised::new("proxy", environment.clone(), listeners);
