@@ -68,7 +68,7 @@ async fn a_post_goes_to_another_instance_if_nothing_was_sent() {
 
 #[tokio::test]
 async fn failures_have_codes() {
-    let proxy = Proxy::start_with(|c| c.timeouts.first_byte = Duration::from_millis(300)).await;
+    let proxy = Proxy::start_with(|c| c.timeouts.first_byte = Duration::from_secs(1)).await;
     let answers = |text: &'static str| {
         upstream(move |_, mut conn, seen| async move {
             conn.head().await;
@@ -111,7 +111,7 @@ async fn failures_have_codes() {
 
 #[tokio::test]
 async fn a_slow_upload_is_not_a_late_answer() {
-    let proxy = Proxy::start_with(|c| c.timeouts.first_byte = Duration::from_millis(250)).await;
+    let proxy = Proxy::start_with(|c| c.timeouts.first_byte = Duration::from_secs(1)).await;
     let (addr, _) = upstream(|_, mut conn, _| async move {
         conn.head().await;
         conn.exactly(6).await;
@@ -122,7 +122,7 @@ async fn a_slow_upload_is_not_a_late_answer() {
     let mut client = proxy.client().await;
     client.send("POST / HTTP/1.1\r\nHost: blue.localhost\r\nContent-Length: 6\r\n\r\n").await;
     for _ in 0..6 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
         client.send("x").await;
     }
     assert_eq!(client.answer().await.body, "ok");
@@ -152,13 +152,13 @@ async fn a_broken_answer_is_broken_for_the_client_too() {
 
 #[tokio::test]
 async fn a_body_that_stands_still_is_cut() {
-    let proxy = Proxy::start_with(|c| c.timeouts.body_idle = Duration::from_millis(300)).await;
+    let proxy = Proxy::start_with(|c| c.timeouts.body_idle = Duration::from_secs(1)).await;
     let (addr, _) = upstream(|_, mut conn, _| async move {
         conn.head().await;
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").await;
         for _ in 0..5 {
             // Slow, and yet it moves.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
             conn.send("x").await;
         }
         conn.rest().await;

@@ -31,7 +31,7 @@ async fn requests_wait_while_an_app_boots() {
 
 #[tokio::test]
 async fn a_held_request_ends_with_the_state_or_the_time() {
-    let proxy = Proxy::start_with(|c| c.hold = Duration::from_millis(400)).await;
+    let proxy = Proxy::start_with(|c| c.hold = Duration::from_secs(1)).await;
     let mut c = proxy.with_table(vec![app("blue", WebState::Booting, vec![])]).await;
     assert_eq!(proxy.get("blue.localhost").await.error(), (503, "H20"));
     let held = async { proxy.get("blue.localhost").await };
