@@ -149,12 +149,14 @@ impl Client {
         self.get(&format!("/v1/apps/{app}/env")).await
     }
 
+    /// `key` is the idempotency key: the same one again is the same rollout.
     pub async fn change_env(
         &self,
         app: &AppName,
         change: &EnvChange,
+        key: &str,
     ) -> Result<EnvChanged, ClientError> {
-        self.send(Method::PATCH, format!("/v1/apps/{app}/env"), Some(change), None).await
+        self.send(Method::PATCH, format!("/v1/apps/{app}/env"), Some(change), Some(key)).await
     }
 
     /// `key` is the idempotency key: the same one again is the same restart.
@@ -169,9 +171,10 @@ impl Client {
         self.send::<(), _>(Method::POST, path, None, Some(key)).await
     }
 
-    /// Begins to stop the app; it is stopped when [`Client::app`] says so.
+    /// Begins to stop the app; it is stopped when [`Client::app`] says so. To stop twice is to
+    /// stop, so it may be repeated: that is what the key stands for.
     pub async fn stop(&self, app: &AppName) -> Result<App, ClientError> {
-        self.send::<(), _>(Method::POST, format!("/v1/apps/{app}/stop"), None, None).await
+        self.send::<(), _>(Method::POST, format!("/v1/apps/{app}/stop"), None, Some("stop")).await
     }
 
     pub fn logs(&self, app: &AppName, query: LogQuery) -> Logs {

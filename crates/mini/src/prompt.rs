@@ -31,8 +31,7 @@ pub(crate) fn confirm(out: &Output, what: &str, expected: &str, yes: bool) -> Re
 /// A secret: typed without an echo, or the first line of stdin where that is no terminal.
 pub(crate) fn secret(out: &Output, question: &str) -> Result<String, Failure> {
     let text = if io::stdin().is_terminal() {
-        out.ask(question);
-        let typed = typed();
+        let typed = typed(out, question);
         out.say("");
         typed?
     } else {
@@ -49,7 +48,7 @@ pub(crate) fn secret(out: &Output, question: &str) -> Result<String, Failure> {
 }
 
 /// Reads a line key by key: signals are off too, so that Ctrl-C cannot leave the echo off.
-fn typed() -> Result<String, Failure> {
+fn typed(out: &Output, question: &str) -> Result<String, Failure> {
     let stdin = io::stdin();
     let failed = |e: rustix::io::Errno| Failure::io("cannot set the terminal", &e.into());
     let before = termios::tcgetattr(&stdin).map_err(failed)?;
@@ -57,9 +56,11 @@ fn typed() -> Result<String, Failure> {
     silent.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
     silent.special_codes[SpecialCodeIndex::VMIN] = 1;
     silent.special_codes[SpecialCodeIndex::VTIME] = 0;
-    termios::tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(failed)?;
+    // Before the question, and without a flush: what answers it at once is not lost.
+    termios::tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(failed)?;
+    out.ask(question);
     let line = keys(&mut stdin.lock());
-    termios::tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(failed)?;
+    termios::tcsetattr(&stdin, OptionalActions::Now, &before).map_err(failed)?;
     line
 }
 

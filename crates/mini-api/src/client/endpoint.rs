@@ -100,14 +100,13 @@ impl FromStr for Endpoint {
             return Err(BadEndpoint::HasPath(text.to_owned()));
         }
         let authority: http::uri::Authority = authority.parse().map_err(|_| malformed())?;
+        // `Authority::port` is none for a port that is no number, too.
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or("") {
+            "" => 80,
+            port => port.trim_start_matches(':').parse().map_err(|_| malformed())?,
+        };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| malformed())?,
-            // `http://host:` parses, with an empty port.
-            None if authority.as_str().ends_with(':') => return Err(malformed()),
-            None => 80,
-        };
         if host.is_empty() || port == 0 {
             return Err(malformed());
         }

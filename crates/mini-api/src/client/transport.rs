@@ -252,7 +252,7 @@ pub(crate) fn lost_words(e: &hyper::Error) -> String {
     if e.is_incomplete_message() || e.is_closed() || e.is_canceled() {
         return "the connection was closed before the answer came".to_owned();
     }
-    format!("the connection was lost ({e})")
+    "the connection was lost".to_owned()
 }
 
 /// The default for [`super::Timing::answer`].

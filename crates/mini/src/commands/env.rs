@@ -8,7 +8,7 @@ use clap::Subcommand;
 use mini_api::{EnvChange, EnvChanged};
 use mini_core::name::EnvName;
 
-use crate::context::Context;
+use crate::context::{Context, new_key};
 use crate::env_file;
 use crate::failure::Failure;
 use crate::follow::{Steps, conclude, follow};
@@ -126,8 +126,10 @@ async fn change(
     let interrupt = Interrupt::listen();
     let set = vars.values().any(Option::is_some);
     let change = EnvChange { vars, stage: how.stage };
-    let mut changed =
-        client.change_env(&app, &change).await.map_err(|e| Failure::from(e).about(&app))?;
+    let mut changed = client
+        .change_env(&app, &change, &new_key()?)
+        .await
+        .map_err(|e| Failure::from(e).about(&app))?;
     let out = &context.out;
     out.say(&told(&changed, set, how.stage));
     let Some(deployment) = changed.deployment.take() else {

@@ -1,5 +1,7 @@
 //! The binary, driven as a user drives it, against a fake server.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod fake;
 
 use std::collections::BTreeSet;
