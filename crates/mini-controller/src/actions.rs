@@ -59,6 +59,7 @@ pub(crate) async fn perform(
         }
         Action::StartAgain(id) => start_again(core, handle, id).await,
         Action::Commit(rollout) => commit(core, app, handle, rollout).await,
+        Action::Announce(rollout) => announce(core, app, rollout).await,
         Action::Fail { rollout, why } => fail(core, app, rollout, why).await,
         Action::Stop { instance, grace_ms } => stop(core, instance, *grace_ms).await,
         Action::Remove(id) => remove(core, id).await,
@@ -218,18 +219,27 @@ async fn start_again(core: &Core, handle: &Handle, id: &InstanceId) -> Done {
 }
 
 /// The commit point of a rollout: one transaction. All after it is convergence.
-async fn commit(core: &Arc<Core>, app: &AppName, handle: &Handle, rollout: &DeploymentId) -> Done {
+async fn commit(core: &Core, app: &AppName, handle: &Handle, rollout: &DeploymentId) -> Done {
     let now = clock::now();
     let took = handle.notes().candidate_age_ms(rollout, now);
-    let (id, url) = (rollout.clone(), core.url(app));
-    core.store.write(move |tx| store::commit_live(tx, &id, (&url, took), now)).await?;
-    core.events_stored();
+    let id = rollout.clone();
+    core.store.write(move |tx| store::commit_live(tx, &id, took, now)).await?;
+    core.drivers.wake(app);
     for instance in core.world.of_app(app).unwrap_or_default() {
         if instance.rollout == *rollout {
             core.logs.say(app, &instance.label(), "State changed from starting to up");
         }
     }
-    core.logs.say(app, "deploy", format!("Live after {took} ms"));
+    core.logs.say(app, "deploy", format!("Healthy after {took} ms"));
+    Ok(())
+}
+
+/// Requests reach the release: the deployment is done.
+async fn announce(core: &Arc<Core>, app: &AppName, rollout: &DeploymentId) -> Done {
+    let (id, url, now) = (rollout.clone(), core.url(app), clock::now());
+    core.store.write(move |tx| store::announce_live(tx, &id, &url, now)).await?;
+    core.events_stored();
+    core.logs.say(app, "deploy", "Live");
     core.queue.notify_one();
     core.drivers.wake(app);
     crate::orphans::collect_later(core);

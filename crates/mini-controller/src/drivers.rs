@@ -28,8 +28,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Handle {
     wake: Notify,
-    /// Something waits for the proxy's snapshot.
-    waits_for_durable: AtomicBool,
+    /// Something waits for the proxy to have taken, or written down, a route.
+    waits_for_proxy: AtomicBool,
     pub(crate) notes: Mutex<Notes>,
     pub(crate) network_ready: AtomicBool,
 }
@@ -80,10 +80,10 @@ impl Drivers {
         }
     }
 
-    /// Wakes those that wait for the proxy's snapshot.
+    /// Wakes those that wait for the proxy to have taken, or written down, a route.
     pub(crate) fn wake_waiting(&self) {
         for handle in self.handles().values() {
-            if handle.waits_for_durable.load(Ordering::Relaxed) {
+            if handle.waits_for_proxy.load(Ordering::Relaxed) {
                 handle.wake.notify_one();
             }
         }
@@ -111,7 +111,9 @@ fn subject(action: &Action) -> Subject {
         Action::StartAgain(id) | Action::Remove(id) | Action::Stop { instance: id, .. } => {
             Subject::Instance(id.clone())
         }
-        Action::Commit(id) | Action::Fail { rollout: id, .. } => Subject::Rollout(id.clone()),
+        Action::Commit(id) | Action::Announce(id) | Action::Fail { rollout: id, .. } => {
+            Subject::Rollout(id.clone())
+        }
         Action::Forget => Subject::App,
     }
 }
@@ -214,7 +216,8 @@ async fn activate(
     };
     if let Some(route) = &decided.route {
         let drains = route.targets.iter().any(|t| t.role == mini_core::route::Role::Drain);
-        handle.waits_for_durable.store(drains, Ordering::Relaxed);
+        let waits = drains || intent.unannounced.is_some();
+        handle.waits_for_proxy.store(waits, Ordering::Relaxed);
         if core.link.publish(route) {
             // What was just said may allow more.
             handle.wake.notify_one();

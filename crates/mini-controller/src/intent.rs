@@ -19,18 +19,21 @@ pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Inten
                 (Some(id), Some(number)) => rollout(c, app.id, id, number)?,
                 _ => None,
             };
-            let candidate = match store::candidate(c, app.id)? {
-                Some(d) if app.desired == Desired::Run => match d.release {
-                    Some(number) => rollout(c, app.id, &d.id, number)?,
-                    None => None,
+            let rolling = store::candidate(c, app.id)?.filter(|_| app.desired == Desired::Run);
+            let (unannounced, candidate) = match rolling {
+                Some(d) if app.live_deployment.as_ref() == Some(&d.id) => (Some(d.id), None),
+                Some(d) => match d.release {
+                    Some(number) => (None, rollout(c, app.id, &d.id, number)?),
+                    None => (None, None),
                 },
-                _ => None,
+                None => (None, None),
             };
             Ok(Some(Intent {
                 app: app.name,
                 desired: app.desired,
                 live,
                 candidate,
+                unannounced,
                 released: app.live_release.is_some(),
                 hosts: store::domains_of(c, app.id)?,
             }))

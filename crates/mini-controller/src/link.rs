@@ -31,6 +31,7 @@ struct State {
     /// Whether the whole table went out on this connection.
     table_sent: bool,
     generation: u64,
+    applied: u64,
     durable: u64,
     /// Every app that must have a route before the table goes out.
     expected: HashSet<AppName>,
@@ -122,6 +123,7 @@ impl Link {
             health: health.collect(),
             drained: instances.iter().filter(|id| state.drained.contains(id)).cloned().collect(),
             sent: sent.map(|(_, route)| route.clone()),
+            sent_is_applied: sent.is_some_and(|(generation, _)| state.applied >= *generation),
             sent_is_durable: sent.is_some_and(|(generation, _)| state.durable >= *generation),
         }
     }
@@ -171,6 +173,7 @@ impl Link {
         state.table_sent = false;
         state.generation = state.generation.max(hello.generation);
         // The snapshot of an older table says nothing about routes of this connection.
+        state.applied = 0;
         state.durable = 0;
         state.planned.clear();
         state.sent.clear();
@@ -191,20 +194,20 @@ impl Link {
         state.drained.clear();
     }
 
-    /// Takes in a document; returns the instance whose app should plan again, or `Everyone`.
+    /// Takes in a document; returns the instance whose app should plan again.
     fn heard(&self, document: FromProxy) -> Wake {
         let mut state = self.state();
         match document {
             FromProxy::Hello { .. } => Wake::Nobody,
             FromProxy::Applied { generation } => {
-                tracing::trace!(generation, "the proxy routes by");
-                Wake::Nobody
+                state.applied = state.applied.max(generation);
+                Wake::Waiting
             }
             FromProxy::Durable { generation } => {
                 state.durable = state.durable.max(generation);
                 drop(state);
                 self.durable.send_modify(|n| *n += 1);
-                Wake::Everyone
+                Wake::Waiting
             }
             FromProxy::Refused { generation, current } => {
                 // Another controller spoke to this proxy: start over above its generation.
@@ -256,7 +259,8 @@ impl State {
 enum Wake {
     Nobody,
     Instance(InstanceId),
-    Everyone,
+    /// Those that wait for the proxy to have taken, or written down, a route.
+    Waiting,
     Reconnect,
 }
 
@@ -325,7 +329,7 @@ async fn converse(core: &Core, stream: UnixStream) -> String {
                             drivers.wake(&instance.app);
                         }
                     }
-                    Wake::Everyone => drivers.wake_waiting(),
+                    Wake::Waiting => drivers.wake_waiting(),
                     Wake::Reconnect => return "its table is newer than ours".into(),
                 }
             }

@@ -48,6 +48,8 @@ pub struct Intent {
     pub live: Option<Rollout>,
     /// What is on its way in.
     pub candidate: Option<Rollout>,
+    /// Committed as live, and the user not told yet: the proxy must route to it first.
+    pub unannounced: Option<DeploymentId>,
     /// Whether any release was ever live.
     pub released: bool,
     pub hosts: Vec<HostName>,
@@ -84,6 +86,8 @@ pub struct ProxyView {
     pub drained: BTreeSet<InstanceId>,
     /// The route that was last sent over this connection.
     pub sent: Option<AppRoute>,
+    /// Whether requests are routed by `sent`.
+    pub sent_is_applied: bool,
     /// Whether the proxy's snapshot on disk is at least as new as `sent`.
     pub sent_is_durable: bool,
 }
@@ -112,6 +116,8 @@ pub enum Action {
     StartAgain(InstanceId),
     /// The candidate is healthy: make it live, in one transaction.
     Commit(DeploymentId),
+    /// The live rollout serves: tell the user.
+    Announce(DeploymentId),
     /// The candidate will not do.
     Fail {
         rollout: DeploymentId,
@@ -191,6 +197,11 @@ impl<'a> Planner<'a> {
             if let Some(candidate) = &intent.candidate {
                 self.bring_in(candidate);
             }
+            if let Some(id) = &intent.unannounced
+                && self.is_routed(id)
+            {
+                self.actions.push(Action::Announce(id.clone()));
+            }
         }
         for instance in self.instances {
             if !self.staying.contains(&instance.id) {
@@ -244,6 +255,18 @@ impl<'a> Planner<'a> {
             }
             InstanceState::Paused { .. } => {}
         }
+    }
+
+    /// Whether a request that comes now meets the rollout. Without a proxy nobody can wait for it.
+    fn is_routed(&self, rollout: &DeploymentId) -> bool {
+        let mut web = self.instances.iter().filter(|i| i.rollout == *rollout && i.process.is_web());
+        let serves = |i: &Instance| {
+            let route = self.proxy.sent.iter().flat_map(|r| &r.targets);
+            route.clone().any(|t| t.instance == i.id && t.role == Role::Serve)
+        };
+        !self.proxy.connected
+            || web.clone().next().is_none()
+            || (self.proxy.sent_is_applied && web.any(serves))
     }
 
     /// The candidate: its gate (web, or everything where there is no web) must come up.

@@ -52,6 +52,9 @@ pub(crate) struct Flags {
     /// The longest a build may take
     #[arg(long, env = "MINID_BUILD_TIMEOUT_S", default_value_t = 1800, value_name = "SECONDS")]
     build_timeout_s: u64,
+    /// What one instance may use of memory and swap [default: half of the machine's memory]
+    #[arg(long, env = "MINID_INSTANCE_MEMORY_MB", value_name = "MB")]
+    instance_memory_mb: Option<u64>,
     /// Take the listening sockets from the parent, over standard input (used by `minid run`)
     #[arg(long, hide = true)]
     from_parent: bool,
@@ -69,6 +72,7 @@ pub(crate) struct Settings {
     pub(crate) timing: Timing,
     pub(crate) build_timeout: Duration,
     pub(crate) docker_host: Option<String>,
+    pub(crate) instance_memory_bytes: Option<u64>,
     pub(crate) static_binary: PathBuf,
     pub(crate) from_parent: bool,
     flags: Flags,
@@ -115,11 +119,20 @@ impl Flags {
             },
             build_timeout: Duration::from_secs(self.build_timeout_s),
             docker_host: std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()),
+            instance_memory_bytes: self
+                .instance_memory_mb
+                .map(|mb| mb.saturating_mul(1_000_000))
+                .or_else(half_of_memory),
             static_binary,
             from_parent: self.from_parent,
             flags,
         })
     }
+}
+
+fn half_of_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    Some(info.totalram.checked_mul(u64::from(info.mem_unit))? / 2)
 }
 
 fn beside_us(name: &str) -> PathBuf {
@@ -158,6 +171,9 @@ impl Settings {
             ("MINID_GRACE_S", self.flags.grace_s.to_string().into()),
             ("MINID_BUILD_TIMEOUT_S", self.flags.build_timeout_s.to_string().into()),
         ];
+        if let Some(mb) = self.flags.instance_memory_mb {
+            environment.push(("MINID_INSTANCE_MEMORY_MB", mb.to_string().into()));
+        }
         if let Some(pool) = self.network_pool {
             environment.push(("MINID_NETWORK_POOL", pool.to_string().into()));
         }

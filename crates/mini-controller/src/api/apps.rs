@@ -2,8 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use mini_api::{App, Apps, Deployment, DeploymentKind, ErrorCode, Instances, NewApp, Releases};
+use axum::http::{HeaderMap, StatusCode};
+use mini_api::{
+    App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp, Releases,
+};
 use mini_core::name::AppName;
 use mini_core::plan::Desired;
 use mini_core::subnet::{Subnet, choose_pool, default_pools};
@@ -163,14 +165,20 @@ async fn set_desired(
         .core
         .store
         .write(move |tx| {
+            let app = store::app_by_id(tx, id)?;
             // Destroying is for good.
-            if store::app_by_id(tx, id)?.is_some_and(|a| a.desired == Desired::Destroy) {
+            if app.as_ref().is_none_or(|a| a.desired == Desired::Destroy) {
                 return Ok(Vec::new());
             }
+            let live = app.and_then(|a| a.live_deployment);
             let own = store::unfinished_deployments(tx)?.into_iter().filter(|d| d.app == id);
             let ended: Vec<_> = own.map(|d| d.id).collect();
             for deployment in &ended {
-                let status = mini_api::DeploymentStatus::Cancelled;
+                // One that went live, if only just, was not cancelled.
+                let status = match live.as_ref() == Some(deployment) {
+                    true => DeploymentStatus::Live,
+                    false => DeploymentStatus::Cancelled,
+                };
                 store::finish(tx, deployment, status, None, now)?;
             }
             store::set_desired(tx, id, desired)?;
@@ -198,12 +206,13 @@ pub(super) async fn restart(
     State(api): State<Api>,
     OfApp(row): OfApp,
     caller: Caller,
+    headers: HeaderMap,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
     if row.live_release.is_some() && row.desired == Desired::Stop {
         return Err(ApiError::new(ErrorCode::Conflict, format!("{} is stopped", row.name))
             .hint(format!("`mini start --app {}` starts it", row.name)));
     }
-    again(&api, row, caller, DeploymentKind::Restart, "Restart").await
+    again(&api, row, caller, (DeploymentKind::Restart, "Restart"), &headers).await
 }
 
 /// Starts a stopped app with the release that was live.
@@ -212,20 +221,21 @@ pub(super) async fn start(
     State(api): State<Api>,
     OfApp(row): OfApp,
     caller: Caller,
+    headers: HeaderMap,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
     if row.desired == Desired::Run && row.live_deployment.is_some() {
         return Err(ApiError::new(ErrorCode::Conflict, format!("{} is not stopped", row.name))
             .hint(format!("`mini restart --app {}` gives it new instances", row.name)));
     }
-    again(&api, row, caller, DeploymentKind::Start, "Start").await
+    again(&api, row, caller, (DeploymentKind::Start, "Start"), &headers).await
 }
 
 async fn again(
     api: &Api,
     row: AppRow,
     caller: Caller,
-    kind: DeploymentKind,
-    description: &str,
+    (kind, description): (DeploymentKind, &str),
+    headers: &HeaderMap,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
     if row.live_release.is_none() {
         return Err(nothing_deployed(&row.name));
@@ -233,6 +243,7 @@ async fn again(
     let new = super::deployments::New {
         kind,
         description: description.to_owned(),
+        key: super::deployments::key_of(headers)?.map(|key| (key, description.into())),
         ..super::deployments::New::default()
     };
     let deployment = super::deployments::enqueue(api, &row, &caller, new).await?;

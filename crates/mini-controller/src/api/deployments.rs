@@ -40,6 +40,17 @@ pub(super) struct New {
     pub(super) key: Option<(String, Vec<u8>)>,
 }
 
+/// The deployment that was made with an idempotency key before.
+pub(super) async fn made_before(
+    api: &Api,
+    app: &AppRow,
+    key: &str,
+) -> ApiResult<Option<Deployment>> {
+    let (id, key) = (app.id, key.to_owned());
+    let row = api.core.store.read(move |c| store::deployment_by_key(c, id, &key)).await?;
+    Ok(row.map(|row| view::deployment(&api.core, &app.name, row)))
+}
+
 /// Puts a deployment into the queue: when this returns, it is durable.
 pub(super) async fn enqueue(
     api: &Api,
@@ -168,7 +179,8 @@ async fn check(api: &Api, new: &NewDeployment) -> ApiResult<()> {
     Ok(())
 }
 
-fn key_of(headers: &HeaderMap) -> ApiResult<Option<String>> {
+/// The request's idempotency key.
+pub(super) fn key_of(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(key) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
     match key.to_str() {
         Ok(key) if !key.is_empty() && key.len() <= 200 => Ok(Some(key.to_owned())),
@@ -228,7 +240,13 @@ pub(super) async fn cancel(
     let cancelled = api
         .core
         .store
-        .write(move |tx| store::finish(tx, &deployment, DeploymentStatus::Cancelled, None, now))
+        .write(move |tx| {
+            let app = store::app_by_id(tx, d.app)?;
+            if app.is_some_and(|a| a.live_deployment.as_ref() == Some(&deployment)) {
+                return Ok(false);
+            }
+            store::finish(tx, &deployment, DeploymentStatus::Cancelled, None, now)
+        })
         .await?;
     if !cancelled {
         return Err(ApiError::new(

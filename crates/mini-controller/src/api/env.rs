@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use mini_api::{DeploymentKind, Env, EnvChange, EnvChanged, ErrorCode, MAX_ENV_BYTES};
 use mini_core::name::EnvName;
 use mini_core::plan::Desired;
@@ -9,7 +10,7 @@ use mini_core::plan::Desired;
 use super::Api;
 use super::auth::Caller;
 use super::body::{Json as Body, OfApp};
-use super::deployments::{New, enqueue};
+use super::deployments::{New, enqueue, key_of, made_before};
 use super::error::{ApiError, ApiResult};
 use crate::env;
 use crate::store::{self, AppRow};
@@ -45,10 +46,19 @@ pub(super) async fn change(
     State(api): State<Api>,
     OfApp(app): OfApp,
     caller: Caller,
+    headers: HeaderMap,
     Body(change): Body<EnvChange>,
 ) -> ApiResult<Json<EnvChanged>> {
     let core = &api.core;
     let id = app.id;
+    let key = key_of(&headers)?;
+    if let Some(key) = &key
+        && let Some(before) = made_before(&api, &app, key).await?
+    {
+        // The answer to the first try was lost.
+        let changed = change.vars.into_keys().collect();
+        return Ok(Json(EnvChanged { changed, deployment: Some(before) }));
+    }
     let sealed = core.store.read(move |c| store::env_of(c, id)).await?;
     let mut vars = env::open(&core.vault, id, sealed)?;
     let mut changed = Vec::new();
@@ -90,7 +100,12 @@ pub(super) async fn change(
     let description = format!("{verb} {}", changed.join(", "));
     core.logs.say(&app.name, "api", format!("{description} (config vars)"));
     let deployment = if !change.stage && runs(&app) {
-        let new = New { kind: DeploymentKind::Config, description, ..New::default() };
+        let new = New {
+            kind: DeploymentKind::Config,
+            key: key.map(|key| (key, description.clone().into())),
+            description,
+            ..New::default()
+        };
         Some(enqueue(&api, &app, &caller, new).await?)
     } else {
         None

@@ -190,11 +190,11 @@ fn unfinished_of(c: &Connection, app: AppId) -> StoreResult<u32> {
     Ok(c.query_row(sql, [app], |row| row.get(0))?)
 }
 
-/// The commit point of a rollout: the deployment is live, and with it its release.
+/// The commit point of a rollout: from here on its release is live.
 pub(crate) fn commit_live(
     c: &Connection,
     id: &DeploymentId,
-    (url, healthy_ms): (&str, u64),
+    healthy_ms: u64,
     now: Millis,
 ) -> StoreResult<bool> {
     let Some(row) = deployment(c, id)?.filter(|d| d.finished_at.is_none()) else {
@@ -206,8 +206,21 @@ pub(crate) fn commit_live(
         params![row.app, release, id.as_str(), to_sql(now)],
     )?;
     add_event(c, id, &EventBody::Healthy { after_ms: healthy_ms }, now)?;
-    let live = EventBody::Live { release: format!("v{release}"), url: url.to_owned() };
-    add_event(c, id, &live, now)?;
+    Ok(true)
+}
+
+/// The end of a deployment that went well: requests reach its release.
+pub(crate) fn announce_live(
+    c: &Connection,
+    id: &DeploymentId,
+    url: &str,
+    now: Millis,
+) -> StoreResult<bool> {
+    let Some(row) = deployment(c, id)?.filter(|d| d.finished_at.is_none()) else {
+        return Ok(false);
+    };
+    let release = row.release.map_or(String::new(), |n| format!("v{n}"));
+    add_event(c, id, &EventBody::Live { release, url: url.to_owned() }, now)?;
     finish(c, id, DeploymentStatus::Live, None, now)
 }
 

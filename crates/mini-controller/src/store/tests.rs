@@ -136,8 +136,9 @@ async fn the_commit_is_one_transaction_and_happens_once() {
             insert_release(tx, id, &release_row(1, "d1"))?;
             set_release(tx, &d1, 1)?;
             assert!(set_status(tx, &d1, DeploymentStatus::Starting, Millis(11))?);
-            assert!(commit_live(tx, &d1, ("http://blue.localhost", 400), Millis(12))?);
-            let again = commit_live(tx, &d1, ("http://blue.localhost", 400), Millis(13))?;
+            assert!(commit_live(tx, &d1, 400, Millis(12))?);
+            assert!(announce_live(tx, &d1, "http://blue.localhost", Millis(13))?);
+            let again = commit_live(tx, &d1, 400, Millis(13))?;
             let cancelled = finish(tx, &d1, DeploymentStatus::Cancelled, None, Millis(14))?;
             Ok((again, cancelled))
         })
@@ -167,7 +168,8 @@ async fn a_failed_start_leaves_a_stopped_app_stopped() {
             next_release_number(tx, id)?;
             insert_release(tx, id, &release_row(1, "d1"))?;
             set_release(tx, &row.id, 1)?;
-            commit_live(tx, &row.id, ("u", 1), Millis(12))?;
+            commit_live(tx, &row.id, 1, Millis(12))?;
+            announce_live(tx, &row.id, "u", Millis(12))?;
             set_desired(tx, id, Desired::Stop)?;
             enqueue(tx, &second)?;
             set_desired(tx, id, Desired::Run)?;

@@ -50,6 +50,7 @@ impl World {
             desired: Desired::Run,
             live,
             candidate,
+            unannounced: None,
             released,
             hosts: vec![],
         };
@@ -78,6 +79,7 @@ impl World {
     /// As if the proxy had taken the route and written it down.
     fn sent(&mut self, plan: &Plan) {
         self.proxy.sent = plan.route.clone();
+        self.proxy.sent_is_applied = true;
         self.proxy.sent_is_durable = true;
     }
 }
@@ -291,4 +293,18 @@ fn a_start_that_the_engine_refuses_for_good_fails_the_rollout() {
     world.notes.start_failed(&id, &web, 1, ("no such command", true), Millis(2000));
     let why = FailedBecause::CannotStart("no such command".into());
     assert_eq!(world.plan(2001).actions, [Action::Fail { rollout: id, why }]);
+}
+
+#[test]
+fn the_user_is_told_when_requests_reach_the_new_release_and_not_before() {
+    let instances = vec![instance("a", "d1", "web", UP)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances).healthy(&["a"]);
+    world.intent.unannounced = Some("d1".parse().unwrap());
+    let plan = world.plan(2000);
+    assert_eq!(plan.actions, [], "the proxy has not got the route");
+    world.sent(&plan);
+    world.proxy.sent_is_applied = false;
+    assert_eq!(world.plan(2001).actions, [], "nor taken it");
+    world.proxy.sent_is_applied = true;
+    assert_eq!(world.plan(2002).actions, [Action::Announce("d1".parse().unwrap())]);
 }

@@ -31,7 +31,7 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
     let docker = DockerConfig {
         server: folder.server().clone(),
         host: settings.docker_host.clone(),
-        default_memory_bytes: half_of_memory(),
+        default_memory_bytes: settings.instance_memory_bytes,
     };
     let docker = Docker::connect(docker).map_err(|error| {
         let fault = Fault::new(error.to_string());
@@ -71,10 +71,4 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
         .await
         .map_err(not_started)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What one instance may use when nobody says otherwise: half of the machine's memory.
-fn half_of_memory() -> Option<u64> {
-    let info = rustix::system::sysinfo();
-    Some(info.totalram.checked_mul(u64::from(info.mem_unit))? / 2)
 }
