@@ -1,0 +1,135 @@
+//! The performance table: what mini takes and holds, beside the engine alone.
+//!
+//! `mini-bench BIN [deploy] [memory] [source]`, where BIN is the folder with the release builds.
+//! Prints the table to stdout; a goal that is missed is said there and is no failure.
+
+mod deploy;
+mod engine;
+mod http;
+mod machine;
+mod memory;
+mod output;
+mod platform;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::engine::Engine;
+use crate::output::Row;
+use crate::platform::Platform;
+
+/// How often something is asked for that is waited for: of mini and of the engine alike.
+const POLL: Duration = Duration::from_millis(3);
+/// The whole run, whatever happens; cleaning up comes on top.
+const LIMIT: Duration = Duration::from_secs(1200);
+const APP: &str = "bench";
+const SOURCE_APP: &str = "bench-source";
+const PARTS: [&str; 3] = ["deploy", "memory", "source"];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let done = runtime.block_on(run(&words));
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        done
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(words: &[String]) -> Result<()> {
+    let Some((bin, parts)) = words.split_first() else {
+        bail!("usage: mini-bench BIN [deploy] [memory] [source]");
+    };
+    if let Some(other) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("no part {other:?}: {}", PARTS.join(", "));
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
+    let bin = PathBuf::from(bin);
+    for name in ["mini", "minid", "mini-fixture"] {
+        if !bin.join(name).is_file() {
+            bail!("{} has no {name}; scripts/bench builds it", bin.display());
+        }
+    }
+    let folder = tempfile::Builder::new().prefix("mini-bench-").tempdir()?;
+    let mark = std::process::id().to_string();
+    let mut engine = Engine::connect(&mark).await.context("the engine")?;
+    let mut platform = Platform::new(&bin, folder.path())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut table = Table::default();
+    let load = machine::load();
+    let measured = tokio::select! {
+        done = measure(&mut platform, &mut engine, (&bin, folder.path()), &mut table, wanted) => done,
+        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("told to stop")),
+        () = tokio::time::sleep(LIMIT) => Err(anyhow::anyhow!("given up after {} s", LIMIT.as_secs())),
+    };
+    output::say("cleaning up");
+    platform.stop(&[APP, SOURCE_APP]).await;
+    let cleaned = engine.clean(platform.server.as_deref()).await;
+    if !table.rows.is_empty() {
+        let commit = std::env::var("MINI_BENCH_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
+        output::line(&format!("mini {} ({commit}), release build", env!("CARGO_PKG_VERSION")));
+        output::line(&format!("Docker Engine {}", engine.version));
+        output::line(&format!(
+            "{}; load {load:.1} before, {:.1} after",
+            machine::describe(),
+            machine::load()
+        ));
+        output::line("");
+        output::table(&table.rows);
+        for note in &table.notes {
+            output::line(note);
+        }
+    }
+    measured?;
+    cleaned.context("cleaning up")
+}
+
+#[derive(Default)]
+struct Table {
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+async fn measure(
+    platform: &mut Platform,
+    engine: &mut Engine,
+    (bin, folder): (&Path, &Path),
+    table: &mut Table,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<()> {
+    engine.make_image(&bin.join("mini-fixture")).await?;
+    platform.start().await?;
+    platform.create_app(APP).await?;
+    if wanted("deploy") {
+        let (row, notes) = deploy::measure(platform, engine).await?;
+        table.rows.push(row);
+        table.notes.push(String::new());
+        table.notes.extend(notes);
+    }
+    if wanted("memory") {
+        table.rows.extend(memory::measure(platform).await?);
+    }
+    if wanted("source") {
+        table.rows.extend(source::measure(platform, bin, folder).await?);
+    }
+    Ok(())
+}
+
+/// `12.3 MB`, of a million bytes each.
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
