@@ -1,6 +1,8 @@
 //! Keeping a child going: restarted at once, with a pause from the third time in a minute.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::time::Instant;
 use crate::handover;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const SELF: &str = "/proc/self/exe";
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// One child process: `minid controller` or `minid proxy`.
@@ -35,9 +38,7 @@ impl Supervised {
 
     pub(crate) fn start(&mut self) -> std::io::Result<()> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        // By this name it is the program that runs now, even if its file was replaced meanwhile:
-        // parent and children are of one version.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(own_program());
         command
             .arg(self.name)
             .arg("--from-parent")
@@ -90,6 +91,17 @@ impl Supervised {
             let _ = child.kill().await;
         }
     }
+}
+
+/// The program that runs now, even if its file was replaced meanwhile: parent and children are of
+/// one version.
+fn own_program() -> PathBuf {
+    let same = |path: &PathBuf| {
+        let [now, then] = [path.metadata().ok()?, std::fs::metadata(SELF).ok()?];
+        Some(now.ino() == then.ino() && now.dev() == then.dev())
+    };
+    let path = std::env::current_exe().ok().filter(|path| same(path) == Some(true));
+    path.unwrap_or_else(|| SELF.into())
 }
 
 fn told(ended: std::io::Result<ExitStatus>) -> String {
