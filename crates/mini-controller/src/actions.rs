@@ -205,7 +205,8 @@ async fn start_again(core: &Core, handle: &Handle, id: &InstanceId) -> Done {
     let before = core.world.get(id).map(|i| i.state);
     match core.runtime.start_again(id.clone()).await {
         Ok(instance) => {
-            handle.notes().started_again(id);
+            let crashed = matches!(before, Some(InstanceState::Exited { .. }));
+            handle.notes().started_again(id, crashed);
             core.world.started(before, &instance);
             core.pumps.ensure(&instance);
             Ok(())

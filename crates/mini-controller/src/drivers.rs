@@ -103,6 +103,10 @@ enum Subject {
     App,
 }
 
+fn slot_of(instance: &Instance) -> Subject {
+    Subject::Slot(instance.rollout.clone(), instance.process.clone(), instance.ordinal)
+}
+
 fn subject(action: &Action) -> Subject {
     match action {
         Action::Start { rollout, process, ordinal } => {
@@ -126,6 +130,12 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
         let wake_at = match activate(&core, &app, &handle, &mut seen).await {
             Ok(Some(plan)) => {
                 for action in plan.actions {
+                    // An instance that is being made is seen as created before it is started.
+                    if let Action::StartAgain(id) = &action
+                        && core.world.get(id).is_some_and(|i| under_way.contains(&slot_of(&i)))
+                    {
+                        continue;
+                    }
                     let subject = subject(&action);
                     if under_way.insert(subject.clone()) {
                         begin(&core, &app, &handle, action, subject, &mut tasks);

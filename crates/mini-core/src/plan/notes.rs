@@ -114,9 +114,10 @@ impl Notes {
         self.again_errors.insert(id.clone(), error);
     }
 
-    pub fn started_again(&mut self, id: &InstanceId) {
+    /// `crashed`: it had run before.
+    pub fn started_again(&mut self, id: &InstanceId, crashed: bool) {
         self.again_errors.remove(id);
-        self.crashes.entry(id.clone()).or_default().restarts += 1;
+        self.crashes.entry(id.clone()).or_default().restarts += u32::from(crashed);
     }
 
     pub fn stop_begun(&mut self, id: &InstanceId) {
