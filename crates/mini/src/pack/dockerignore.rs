@@ -65,12 +65,22 @@ impl Ignored {
     }
 
     /// Whether the entry at `path` (relative, `/`-separated) is left out.
+    ///
+    /// A folder's matches count for what lies in it, but only of patterns that had a say there: as
+    /// the engine's clients walk (`MatchesUsingParentResults`), `!a` takes nothing back of `a/b`
+    /// while `a` itself is not ignored.
     pub(crate) fn matches(&self, path: &str) -> bool {
+        let mut had = vec![false; self.patterns.len()];
         let mut matched = false;
-        for pattern in &self.patterns {
-            // Neither ignoring the ignored nor taking back the taken changes anything.
-            if pattern.takes_back == matched && pattern.matches_or_above(path) {
-                matched = !pattern.takes_back;
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        for entry in ends.map(|end| &path[..end]) {
+            matched = false;
+            for (pattern, had) in self.patterns.iter().zip(&mut had) {
+                // Neither ignoring the ignored nor taking back the taken changes anything.
+                *had = *had || (pattern.takes_back == matched && pattern.matches(entry));
+                if *had {
+                    matched = !pattern.takes_back;
+                }
             }
         }
         matched
@@ -83,11 +93,6 @@ impl Ignored {
 }
 
 impl Pattern {
-    fn matches_or_above(&self, path: &str) -> bool {
-        let above = path.match_indices('/').map(|(at, _)| &path[..at]);
-        self.matches(path) || above.into_iter().any(|folder| self.matches(folder))
-    }
-
     fn matches(&self, path: &str) -> bool {
         let end = self.parts.len();
         let mut at = vec![false; end + 1];
@@ -263,6 +268,10 @@ mod tests {
         assert!(!ignored("*\n!src\n! package.json", "src/a/b.js"));
         assert!(!ignored("*\n!src\n! package.json", "package.json"));
         assert!(ignored("*\n!src", "other"));
+        // Cases found by comparing with the engine's own client.
+        assert!(ignored("a/[ab]\n!a", "a/b/f"));
+        assert!(ignored("**/b.md\n![^a]", "b/b.md"));
+        assert!(!ignored("a\n!a\na/x", "a/y"));
     }
 
     #[test]
