@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mini_core::id::{DeploymentId, InstanceId};
 use mini_core::name::{AppName, ProcessType};
-use mini_core::plan::{Action, Notes, Observed, Plan, plan};
+use mini_core::plan::{Action, Desired, Intent, Notes, Observed, Plan, plan};
 use mini_core::ports::{Instance, InstanceState};
 use mini_core::time::Millis;
 use tokio::sync::Notify;
@@ -213,7 +213,7 @@ async fn activate(
     let decided = {
         let mut notes = handle.notes();
         if let Some(instances) = &instances {
-            tell_changes(core, &notes, instances, seen);
+            tell_changes(core, &intent, instances, seen);
             notes.saw(instances);
         }
         notes.candidate_seen(intent.candidate.as_ref().map(|c| &c.id), now);
@@ -239,7 +239,7 @@ async fn activate(
 /// Writes into the app's log what happened to its instances.
 fn tell_changes(
     core: &Core,
-    notes: &Notes,
+    intent: &Intent,
     instances: &[Instance],
     seen: &mut HashMap<InstanceId, InstanceState>,
 ) {
@@ -249,7 +249,9 @@ fn tell_changes(
         let (app, label) = (&instance.app, instance.label());
         match (before, instance.state) {
             (Some(InstanceState::Running { .. }), InstanceState::Exited { code, oom, .. }) => {
-                if notes.is_stopping(&instance.id) {
+                let rollouts = intent.live.iter().chain(&intent.candidate);
+                let wanted = rollouts.map(|r| &r.id).any(|id| *id == instance.rollout);
+                if intent.desired != Desired::Run || !wanted {
                     core.logs.say(app, &label, format!("Stopped with status {code}"));
                 } else {
                     let why = if oom && code == 137 { ", out of memory" } else { "" };
