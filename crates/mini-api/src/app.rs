@@ -146,3 +146,12 @@ pub struct Releases {
     /// Newest first.
     pub releases: Vec<Release>,
 }
+
+/// `POST /v1/apps/{app}/rollback`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Rollback {
+    /// `v12`; left out: the release that was live before.
+    #[serde(default)]
+    pub release: Option<String>,
+}

@@ -36,8 +36,8 @@ pub use stream::{Events, Logs};
 
 use crate::{
     App, Apps, CreatedToken, Deployment, Deployments, Env, EnvChange, EnvChanged,
-    HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, Releases, SOURCE_TYPES,
-    Server, Source, Tokens,
+    HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, Releases, Rollback,
+    SOURCE_TYPES, Server, Source, Tokens,
 };
 use transport::Call;
 
@@ -169,6 +169,16 @@ impl Client {
     pub async fn start(&self, app: &AppName, key: &str) -> Result<Deployment, ClientError> {
         let path = format!("/v1/apps/{app}/start");
         self.send::<(), _>(Method::POST, path, None, Some(key)).await
+    }
+
+    /// `key` is the idempotency key.
+    pub async fn rollback(
+        &self,
+        app: &AppName,
+        to: &Rollback,
+        key: &str,
+    ) -> Result<Deployment, ClientError> {
+        self.send(Method::POST, format!("/v1/apps/{app}/rollback"), Some(to), Some(key)).await
     }
 
     /// Begins to stop the app; it is stopped when [`Client::app`] says so. To stop twice is to

@@ -53,6 +53,7 @@ pub(crate) enum Verb {
     Ps(ps::Args),
     Env(env::Args),
     Restart(restart::Args),
+    Rollback(rollback::Args),
     Stop(stop::Args),
     Start(start::Args),
     Releases(releases::Args),

@@ -12,6 +12,7 @@ pub(crate) mod open;
 pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod restart;
+pub(crate) mod rollback;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod tokens;

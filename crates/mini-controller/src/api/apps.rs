@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use mini_api::{
-    App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp, Releases,
+    App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp,
+    Releases, Rollback,
 };
 use mini_core::name::AppName;
 use mini_core::plan::Desired;
@@ -228,6 +229,70 @@ pub(super) async fn start(
             .hint(format!("`mini restart --app {}` gives it new instances", row.name)));
     }
     again(&api, row, caller, (DeploymentKind::Start, "Start"), &headers).await
+}
+
+/// Everything of an older release, as a new one; without a number, of the one before.
+#[utoipa::path(post, path = "/v1/apps/{app}/rollback", params(("app" = String, Path)), request_body = Rollback, responses((status = 202, body = Deployment)))]
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    OfApp(row): OfApp,
+    caller: Caller,
+    headers: HeaderMap,
+    Body(wanted): Body<Rollback>,
+) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    let Some(live) = row.live_release else { return Err(nothing_deployed(&row.name)) };
+    let target = match &wanted.release {
+        Some(name) => release_number(name)?,
+        None => before(&api, &row, live).await?,
+    };
+    let id = row.id;
+    let known = api.core.store.read(move |c| store::release(c, id, target)).await?;
+    if known.is_none() {
+        let message = format!("{} has no release v{target}", row.name);
+        return Err(ApiError::new(ErrorCode::NotFound, message).hint("`mini releases` lists them"));
+    }
+    if target == live && row.live_deployment.is_some() {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("v{target} is live already"))
+            .hint("`mini restart` gives it new instances"));
+    }
+    let description = format!("Rollback to v{target}");
+    let new = super::deployments::New {
+        kind: DeploymentKind::Rollback,
+        key: super::deployments::key_of(&headers)?.map(|key| (key, description.clone().into())),
+        description,
+        target: Some(target),
+        ..super::deployments::New::default()
+    };
+    let deployment = super::deployments::enqueue(&api, &row, &caller, new).await?;
+    Ok((StatusCode::ACCEPTED, Json(deployment)))
+}
+
+fn release_number(name: &str) -> ApiResult<u32> {
+    let number = name.strip_prefix('v').unwrap_or(name).parse().ok();
+    number.ok_or_else(|| {
+        ApiError::invalid(format!("{name:?} is no release: v12, or 12"))
+            .hint("`mini releases` lists them")
+    })
+}
+
+/// The newest release below `live` that ever was live.
+async fn before(api: &Api, row: &AppRow, live: u32) -> ApiResult<u32> {
+    let id = row.id;
+    let found = api.core.store.read(move |c| {
+        for release in store::releases(c, id, u32::MAX)? {
+            if release.number < live
+                && store::deployment(c, &release.deployment)?
+                    .is_some_and(|d| d.status == DeploymentStatus::Live)
+            {
+                return Ok(Some(release.number));
+            }
+        }
+        Ok(None)
+    });
+    found.await?.ok_or_else(|| {
+        ApiError::new(ErrorCode::Conflict, format!("{} has no release before v{live}", row.name))
+            .hint("`mini releases` lists them")
+    })
 }
 
 async fn again(

@@ -36,6 +36,7 @@ pub(super) struct New {
     pub(super) source: Option<SourceDigest>,
     pub(super) image: Option<String>,
     pub(super) rebuild: bool,
+    pub(super) target: Option<u32>,
     /// The idempotency key, and what it was first used for.
     pub(super) key: Option<(String, Vec<u8>)>,
 }
@@ -69,6 +70,7 @@ pub(super) async fn enqueue(
         source: new.source,
         image_name: new.image,
         rebuild: new.rebuild,
+        target: new.target,
         release: None,
         cause: None,
         created_by: caller.name(),
@@ -147,6 +149,7 @@ pub(super) async fn create(
         source: new.source,
         image: new.image,
         rebuild: new.rebuild,
+        target: None,
         key: key.map(|key| (key, hash)),
     };
     let deployment = enqueue(&api, &app, &caller, new).await?;

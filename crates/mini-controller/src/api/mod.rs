@@ -59,6 +59,7 @@ fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/instances", get(apps::instances))
         .route("/v1/apps/{app}/releases", get(apps::releases))
         .route("/v1/apps/{app}/restart", post(apps::restart))
+        .route("/v1/apps/{app}/rollback", post(apps::rollback))
         .route("/v1/apps/{app}/start", post(apps::start))
         .route("/v1/apps/{app}/stop", post(apps::stop))
         .route("/v1/apps/{app}/env", get(env::show).patch(env::change))

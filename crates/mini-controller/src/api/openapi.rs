@@ -13,7 +13,7 @@ use super::{apps, deployments, env, logs, server, sources, tokens};
     paths(
         server::health, server::show,
         apps::list, apps::create, apps::show, apps::destroy, apps::stop, apps::start,
-        apps::restart, apps::instances, apps::releases,
+        apps::restart, apps::rollback, apps::instances, apps::releases,
         env::show, env::change, logs::read, sources::show, sources::upload,
         deployments::create, deployments::list, deployments::show, deployments::events,
         deployments::cancel, tokens::list, tokens::create, tokens::revoke,

@@ -180,9 +180,7 @@ async fn steps(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), 
         }
         DeploymentKind::Config => release::with_new_env(core, app, d).await,
         DeploymentKind::Restart | DeploymentKind::Start => release::again(core, app, d).await,
-        DeploymentKind::Rollback => {
-            Err(Stopped::Cause(Cause::new("unsupported", "this server cannot roll back yet")))
-        }
+        DeploymentKind::Rollback => release::back(core, app, d).await,
     }
 }
 

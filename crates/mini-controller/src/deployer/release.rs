@@ -40,7 +40,7 @@ pub(super) async fn from_image(
         health: HealthSpec::default(),
         timing: core.config.timing.clone(),
     };
-    roll_out(core, app, d, (spec, vars)).await
+    roll_out(core, app, d, (spec, vars), Vec::new()).await
 }
 
 /// The same code with the config vars as they are now.
@@ -63,7 +63,41 @@ pub(super) async fn with_new_env(
     })?;
     spec.port = port(&vars, &image.ports)?;
     let d = DeploymentRow { source: live.source, image_name: live.image_name, ..d.clone() };
-    roll_out(core, app, &d, (spec, vars)).await
+    roll_out(core, app, &d, (spec, vars), Vec::new()).await
+}
+
+/// A new release with everything of an older one: image, config vars, processes, limits.
+pub(super) async fn back(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), Stopped> {
+    let (app_id, target) = (app.id, d.target.unwrap_or_default());
+    let found = core.store.read(move |c| store::release(c, app_id, target)).await?;
+    let old = found.ok_or_else(|| {
+        Stopped::Cause(
+            Cause::new("no_such_release", format!("there is no release v{target}"))
+                .hint("`mini releases` lists them"),
+        )
+    })?;
+    if core.runtime.image(old.spec.image.clone()).await?.is_none() {
+        return Err(Stopped::Cause(
+            Cause::new(
+                "image_not_found",
+                format!("the image of v{target} is gone from the engine"),
+            )
+            .hint("deploy its source again: `mini deploy` builds it anew"),
+        ));
+    }
+    let vars = env::of_release(&core.vault, app.id, &old)?;
+    let mut changes = Vec::new();
+    for (name, _) in core.store.read(move |c| store::env_of(c, app_id)).await? {
+        if !vars.contains_key(&name) {
+            changes.push((name, None));
+        }
+    }
+    for (name, value) in &vars {
+        let sealed = core.vault.seal(&env::purpose(app.id, name), value.as_bytes())?;
+        changes.push((name.clone(), Some(sealed)));
+    }
+    let d = DeploymentRow { source: old.source, image_name: old.image_name, ..d.clone() };
+    roll_out(core, app, &d, (old.spec, vars), changes).await
 }
 
 /// The same release with new instances.
@@ -126,6 +160,7 @@ async fn roll_out(
     app: &AppRow,
     d: &DeploymentRow,
     (spec, vars): (ReleaseSpec, BTreeMap<String, String>),
+    env_changes: Vec<(String, Option<Vec<u8>>)>,
 ) -> Result<(), Stopped> {
     let (inner, app_id, d, now) = (core.clone(), app.id, d.clone(), clock::now());
     let released = core.store.write(move |tx| {
@@ -148,6 +183,8 @@ async fn roll_out(
         store::insert_release(tx, app_id, &release)?;
         store::set_release(tx, &d.id, number)?;
         store::set_desired(tx, app_id, Desired::Run)?;
+        // What is set is what the release has: the next deploy starts from there.
+        store::change_env(tx, app_id, &env_changes)?;
         Ok::<_, StoreError>(Some(number))
     });
     let number = released.await?.ok_or(Stopped::Finished)?;

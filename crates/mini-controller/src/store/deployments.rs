@@ -25,6 +25,8 @@ pub(crate) struct DeploymentRow {
     pub(crate) source: Option<SourceDigest>,
     pub(crate) image_name: Option<String>,
     pub(crate) rebuild: bool,
+    /// The release that a rollback goes back to.
+    pub(crate) target: Option<u32>,
     pub(crate) release: Option<u32>,
     pub(crate) cause: Option<Cause>,
     pub(crate) created_by: Option<String>,
@@ -35,7 +37,7 @@ pub(crate) struct DeploymentRow {
 }
 
 const COLUMNS: &str = "id, app_id, kind, status, description, source, image_name, rebuild, \
-    release, cause, created_by, created_at, finished_at, idempotency_key, request_hash";
+    target, release, cause, created_by, created_at, finished_at, idempotency_key, request_hash";
 
 fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
     let cause: Option<String> = row.get("cause")?;
@@ -48,6 +50,7 @@ fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
         source: parsed_opt(row, "source")?,
         image_name: row.get("image_name")?,
         rebuild: row.get("rebuild")?,
+        target: row.get("target")?,
         release: row.get("release")?,
         cause: cause.map(|text| document(&text, "deployments.cause")).transpose()?,
         created_by: row.get("created_by")?,
@@ -113,8 +116,9 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
     }
     c.execute(
         "INSERT INTO deployments (id, app_id, kind, status, description, source, image_name,
-                                  rebuild, created_by, created_at, idempotency_key, request_hash)
-         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                  rebuild, target, created_by, created_at, idempotency_key,
+                                  request_hash)
+         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         params![
             d.id.as_str(),
             d.app,
@@ -123,6 +127,7 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
             d.source.as_ref().map(SourceDigest::as_str),
             d.image_name,
             d.rebuild,
+            d.target,
             d.created_by,
             to_sql(d.created_at),
             d.idempotency_key,

@@ -40,6 +40,7 @@ fn deployment_row(app: AppId, id: &str, at: u64) -> DeploymentRow {
         source: None,
         image_name: Some("hello:1".into()),
         rebuild: false,
+        target: Some(3),
         release: None,
         cause: None,
         created_by: Some("me".into()),
@@ -226,4 +227,26 @@ fn a_newer_database_is_refused_and_left_alone() {
         Some(StoreError::Newer { found: 99, .. }) => {}
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_migrated_and_a_copy_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mini.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(include_str!("migrations/0001.sql")).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO apps (name, created_at, desired, subnet) VALUES ('old', 1, 'run', '10.0.0.0/26');
+             INSERT INTO deployments (id, app_id, kind, status, description, created_at)
+                 VALUES ('d1', 1, 'deploy', 'queued', 'Deploy', 1);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(connection);
+    let store = Store::open(&path).unwrap();
+    let (apps, waiting) =
+        store.read(|c| Ok((all_apps(c)?, unfinished_deployments(c)?))).await.unwrap();
+    assert_eq!((apps[0].name.as_str(), waiting[0].target), ("old", None));
+    assert!(folder.path().join("mini.before-2.db").exists());
 }

@@ -295,3 +295,29 @@ fn websockets_and_streams_pass_and_another_apps_deploy_leaves_them_alone() {
     );
     assert!(seen.contains("127.0.0.1") && seen.contains("x-request-start"), "{seen}");
 }
+
+#[test]
+fn a_rollback_brings_everything_back_without_a_build() {
+    let platform = Platform::start();
+    let folder = fixture(&[("ROUND", "1")]);
+    platform.ok(&deploy(folder.path(), "app"));
+    platform.ok(&["env", "set", "GREETING=old", "--app", "app"]);
+    write_fixture(folder.path(), &[("ROUND", "2")]);
+    platform.ok(&deploy(folder.path(), "app"));
+    platform.ok(&["env", "set", "GREETING=new", "EXTRA=1", "--app", "app"]);
+    let said = platform.ok(&["rollback", "v2", "--app", "app"]);
+    assert!(said.err.contains("v5 is live"), "{said:?}");
+    assert!(!said.err.contains("Building"), "{said:?}");
+    let env = platform.get("app", "/env").json();
+    assert_eq!((&env["ROUND"], &env["GREETING"]), (&"1".into(), &"old".into()));
+    assert!(env["EXTRA"].is_null(), "{env}");
+    let vars = platform.json(&["env", "list", "--app", "app"])["vars"].clone();
+    assert_eq!(vars, serde_json::json!({"GREETING": "old"}), "what is set is what runs");
+    let releases = platform.json(&["releases", "--app", "app"]);
+    assert_eq!(releases["releases"][0]["description"], "Rollback to v2");
+    // Without a number: what was live before, v4.
+    platform.ok(&["rollback", "--app", "app"]);
+    assert_eq!(platform.get("app", "/env").json()["ROUND"], "2");
+    let said = platform.fails(&["rollback", "v77", "--app", "app"]);
+    assert_eq!(said.code, 4, "{said:?}");
+}
