@@ -20,11 +20,11 @@ const DEPLOY: Duration = Duration::from_secs(60);
 
 /// Milestones of one deploy, in milliseconds since `mini` was started.
 const STEPS: [&str; 8] = [
-    "accepted (202 is durable)",
+    "deployment accepted",
     "release made",
     "container asked for",
     "container's process started",
-    "probed and committed",
+    "probed, and live in the store",
     "first 200 of the new release",
     "`mini` ended",
     "old container gone",
@@ -39,7 +39,6 @@ pub(crate) async fn measure(
     output::say("deploying an image, and starting it by the engine alone, in turns");
     let mut door = Door::new(platform.port);
     let mut release = 1;
-    deploy(platform, engine, &mut door, release).await?;
     let (mut ours, mut steps, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     // One round of each first, which is not counted.
     for round in 0..=ROUNDS {

@@ -167,26 +167,29 @@ impl Engine {
         Ok((time(&found["Created"])?, time(&found["State"]["StartedAt"])?))
     }
 
-    /// Removes all that carries this run's label, and all of the platform `server`.
+    /// Removes all that carries this run's label, and all of the platform `server`. What cannot be
+    /// removed stops nothing; the last reason is the error.
     pub(crate) async fn clean(&self, server: Option<&str>) -> Result<()> {
         let own = format!("{LABEL}={}", self.mark);
         let servers = server.map(|id| format!("mini.server={id}"));
+        let mut done = Ok(());
         for label in servers.into_iter().chain([own]) {
-            for id in self.containers(&label).await? {
-                self.remove_container(&id).await?;
-            }
-            for (kind, list) in
-                [("networks", "/networks?filters="), ("images", "/images/json?all=1&filters=")]
-            {
+            // In this order: a network or an image in use stays.
+            for (kind, list) in [
+                ("containers", "/containers/json?all=1&filters="),
+                ("networks", "/networks?filters="),
+                ("images", "/images/json?all=1&filters="),
+            ] {
                 let path = format!("{list}{}", filter(&label));
                 let found = self.socket.json(Method::GET, &path, &Value::Null).await?;
                 for object in found.as_array().into_iter().flatten() {
                     let id = object["Id"].as_str().unwrap_or_default();
                     let path = format!("/{kind}/{id}?force=1");
-                    self.socket.json(Method::DELETE, &path, &Value::Null).await?;
+                    let removed = self.socket.json(Method::DELETE, &path, &Value::Null).await;
+                    done = removed.map(drop).and(done);
                 }
             }
         }
-        Ok(())
+        done
     }
 }
