@@ -155,3 +155,13 @@ pub struct Rollback {
     #[serde(default)]
     pub release: Option<String>,
 }
+
+/// How many instances of each process type an app wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Formation {
+    pub counts: std::collections::BTreeMap<String, u32>,
+}
+
+/// Instances that an app may have in all, so that a rollout still finds addresses for as many.
+pub const MAX_INSTANCES: u32 = 24;

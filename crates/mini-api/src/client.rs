@@ -35,7 +35,7 @@ pub use error::{ClientError, Fault};
 pub use stream::{Events, Logs};
 
 use crate::{
-    App, Apps, CreatedToken, Deployment, Deployments, Env, EnvChange, EnvChanged,
+    App, Apps, CreatedToken, Deployment, Deployments, Env, EnvChange, EnvChanged, Formation,
     HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, Releases, Rollback,
     SOURCE_TYPES, Server, Source, Tokens,
 };
@@ -169,6 +169,15 @@ impl Client {
     pub async fn start(&self, app: &AppName, key: &str) -> Result<Deployment, ClientError> {
         let path = format!("/v1/apps/{app}/start");
         self.send::<(), _>(Method::POST, path, None, Some(key)).await
+    }
+
+    pub async fn formation(&self, app: &AppName) -> Result<Formation, ClientError> {
+        self.get(&format!("/v1/apps/{app}/formation")).await
+    }
+
+    /// To want the same twice is to want it, so it may be repeated: that is what the key stands for.
+    pub async fn scale(&self, app: &AppName, to: &Formation) -> Result<Formation, ClientError> {
+        self.send(Method::PATCH, format!("/v1/apps/{app}/formation"), Some(to), Some("scale")).await
     }
 
     /// `key` is the idempotency key.

@@ -47,6 +47,11 @@ fn rollout(
     id: &mini_core::id::DeploymentId,
     number: u32,
 ) -> StoreResult<Option<Rollout>> {
-    let release = store::release(c, app, number)?;
-    Ok(release.map(|r| Rollout { id: id.clone(), release: number, spec: Arc::new(r.spec) }))
+    let Some(mut release) = store::release(c, app, number)? else { return Ok(None) };
+    for (process, count) in store::formation(c, app)? {
+        if let Some(spec) = release.spec.processes.get_mut(&process) {
+            spec.count = count;
+        }
+    }
+    Ok(Some(Rollout { id: id.clone(), release: number, spec: Arc::new(release.spec) }))
 }

@@ -13,6 +13,7 @@ pub mod id;
 pub mod name;
 pub mod plan;
 pub mod ports;
+pub mod procfile;
 pub mod release;
 pub mod route;
 pub mod source;

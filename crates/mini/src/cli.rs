@@ -54,6 +54,7 @@ pub(crate) enum Verb {
     Env(env::Args),
     Restart(restart::Args),
     Rollback(rollback::Args),
+    Scale(scale::Args),
     Stop(stop::Args),
     Start(start::Args),
     Releases(releases::Args),

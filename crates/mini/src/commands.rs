@@ -13,6 +13,7 @@ pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod restart;
 pub(crate) mod rollback;
+pub(crate) mod scale;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod tokens;

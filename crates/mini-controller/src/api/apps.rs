@@ -7,8 +7,9 @@ use mini_api::{
     App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp,
     Releases, Rollback,
 };
-use mini_core::name::AppName;
+use mini_core::name::{AppName, ProcessType};
 use mini_core::plan::Desired;
+use mini_core::release::ProcessSpec;
 use mini_core::subnet::{Subnet, choose_pool, default_pools};
 use mini_core::words;
 use serde::Deserialize;
@@ -29,21 +30,27 @@ use crate::vault;
 const RELEASES: u32 = 15;
 
 async fn facts(core: &Core, row: AppRow) -> ApiResult<AppFacts> {
-    let (live, domains, rolling_out, sealed) = {
+    let (live, domains, rolling_out, sealed, scaled) = {
         let row = row.clone();
         core.store
             .read(move |c| {
                 let live = row.live_release.map(|n| store::release(c, row.id, n));
                 let rolling_out = store::unfinished_deployments(c)?.iter().any(|d| d.app == row.id);
                 let domains = store::domains_of(c, row.id)?;
-                Ok((live.transpose()?.flatten(), domains, rolling_out, store::env_of(c, row.id)?))
+                let sealed = store::env_of(c, row.id)?;
+                let scaled = store::formation(c, row.id)?;
+                Ok((live.transpose()?.flatten(), domains, rolling_out, sealed, scaled))
             })
             .await?
     };
     let now = env::open(&core.vault, row.id, sealed)?;
     let then = live.as_ref().map(|r| env::of_release(&core.vault, row.id, r)).transpose()?;
     let env_staged = then.is_some_and(|then| then != now);
-    Ok(AppFacts { row, live, domains, rolling_out, env_staged })
+    let of = |(process, spec): (&ProcessType, &ProcessSpec)| {
+        scaled.iter().find(|(p, _)| p == process).map_or(spec.count, |(_, count)| *count)
+    };
+    let wanted = live.iter().flat_map(|r| &r.spec.processes).map(of).sum();
+    Ok(AppFacts { row, live, domains, rolling_out, env_staged, wanted })
 }
 
 /// Every app.

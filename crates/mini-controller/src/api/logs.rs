@@ -83,10 +83,11 @@ async fn tell(
         }
     };
     loop {
-        while at < *end.borrow() {
+        // Without following, what comes after the question is not part of the answer.
+        while at < if wanted.follow { *end.borrow() } else { upto } {
             let reader = api.core.logs.reader(&app.name);
-            let (wanted, from) = (filter.clone(), at);
-            let page = tokio::task::spawn_blocking(move || reader.after(from, &wanted)).await;
+            let (filter, from) = (filter.clone(), at);
+            let page = tokio::task::spawn_blocking(move || reader.after(from, &filter)).await;
             let Ok(Ok(page)) = page else { return Ok(()) };
             if page.missed > 0 {
                 lines.push(&LogItem::Missed { bytes: page.missed });

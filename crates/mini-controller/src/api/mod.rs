@@ -19,6 +19,7 @@ mod body;
 mod deployments;
 mod env;
 mod error;
+mod formation;
 mod logs;
 mod openapi;
 mod server;
@@ -59,6 +60,7 @@ fn router(api: Api) -> Router {
         .route("/v1/apps/{app}/instances", get(apps::instances))
         .route("/v1/apps/{app}/releases", get(apps::releases))
         .route("/v1/apps/{app}/restart", post(apps::restart))
+        .route("/v1/apps/{app}/formation", get(formation::show).patch(formation::scale))
         .route("/v1/apps/{app}/rollback", post(apps::rollback))
         .route("/v1/apps/{app}/start", post(apps::start))
         .route("/v1/apps/{app}/stop", post(apps::stop))

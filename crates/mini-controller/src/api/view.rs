@@ -17,6 +17,8 @@ pub(super) struct AppFacts {
     pub(super) domains: Vec<HostName>,
     pub(super) rolling_out: bool,
     pub(super) env_staged: bool,
+    /// Instances that are wanted, of all process types together.
+    pub(super) wanted: u32,
 }
 
 pub(super) fn app(core: &Core, facts: AppFacts) -> App {
@@ -59,6 +61,9 @@ fn app_state(core: &Core, facts: &AppFacts) -> AppState {
     };
     let Some(instances) = instances else { return AppState::Unknown };
     let own: Vec<&ports::Instance> = instances.iter().filter(|i| i.rollout == *live).collect();
+    if own.is_empty() && facts.wanted == 0 {
+        return AppState::Stopped;
+    }
     let gate = |i: &&&ports::Instance| i.process.is_web();
     let gating: Vec<&&ports::Instance> = if own.iter().any(|i| i.process.is_web()) {
         own.iter().filter(gate).collect()

@@ -1,27 +1,41 @@
 //! The image of a deployment: found, pulled, or built.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use mini_api::DeploymentStatus;
 use mini_core::cause::Cause;
+use mini_core::name::ProcessType;
 use mini_core::ports::{BuildSpec, ImageInfo, Items, Progress, RuntimeResult};
+use mini_core::procfile;
 use mini_core::source::SourceDigest;
 
-use super::context::{self, Kind};
+use super::context::{self, Kind, Looked};
 use super::output::OutputSink;
 use super::{Stopped, note, set_status};
 use crate::core::Core;
 use crate::store::{self, AppRow, DeploymentRow};
 
+/// What a deployment runs: an image, and the commands that a Procfile names.
+pub(super) struct Built {
+    pub(super) image: ImageInfo,
+    /// Empty: the image's own command is the one process.
+    pub(super) commands: BTreeMap<ProcessType, Vec<String>>,
+}
+
 pub(super) async fn image(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
-) -> Result<ImageInfo, Stopped> {
+) -> Result<Built, Stopped> {
     match (&d.source, &d.image_name) {
         (Some(source), _) => from_source(core, app, d, source).await,
-        (None, Some(name)) => ready_made(core, app, d, name).await,
+        (None, Some(name)) => {
+            let image = ready_made(core, app, d, name).await?;
+            Ok(Built { image, commands: BTreeMap::new() })
+        }
         (None, None) => Err(Stopped::Cause(Cause::new(
             "nothing_to_deploy",
             "the deployment names neither a source nor an image",
@@ -52,35 +66,29 @@ async fn from_source(
     app: &AppRow,
     d: &DeploymentRow,
     source: &SourceDigest,
-) -> Result<ImageInfo, Stopped> {
+) -> Result<Built, Stopped> {
+    let tar = core.sources.path(source);
+    let Looked { kind, procfile } = look(source, tar.clone()).await?;
+    let commands = match procfile.as_deref().map(procfile::parse).transpose() {
+        Ok(commands) => commands.unwrap_or_default(),
+        Err(error) => {
+            return Err(Stopped::Cause(
+                Cause::new("bad_procfile", error.to_string())
+                    .hint("a line is `<type>: <command>`, such as `worker: node worker.js`"),
+            ));
+        }
+    };
     if !d.rebuild
         && let Some(image) = built_before(core, app, d, source).await?
     {
-        return Ok(image);
+        return Ok(Built { image, commands });
     }
     set_status(core, &d.id, DeploymentStatus::Building).await?;
-    let tar = core.sources.path(source);
-    let looked = tokio::task::spawn_blocking({
-        let tar = tar.clone();
-        move || context::look(&tar)
-    });
-    let unreadable = |why: String| {
-        tracing::error!(%source, %why, "a kept source cannot be read");
-        Stopped::Cause(
-            Cause::new("source_lost", "the kept source cannot be read any more")
-                .hint("deploy the folder again"),
-        )
-    };
-    let kind = match looked.await {
-        Ok(Ok(kind)) => kind,
-        Ok(Err(error)) => return Err(unreadable(error.to_string())),
-        Err(error) => return Err(unreadable(error.to_string())),
-    };
     let (dockerfile, stream) = match kind {
         Kind::Dockerfile => ("Dockerfile".to_owned(), context::as_it_is(tar)),
         Kind::Static { pages } => {
-            let text =
-                format!("No Dockerfile: serving the folder as a static site ({pages} pages)");
+            let pages = if pages == 1 { "1 page".into() } else { format!("{pages} pages") };
+            let text = format!("No Dockerfile: serving the folder as a static site ({pages})");
             note(core, &app.name, &d.id, &text).await?;
             let binary = core.config.static_binary.clone();
             if !binary.is_file() {
@@ -130,7 +138,21 @@ async fn from_source(
             .hint("make it faster, or allow it more time on the server"),
         ));
     };
-    found(core, built?).await
+    Ok(Built { image: found(core, built?).await?, commands })
+}
+
+async fn look(source: &SourceDigest, tar: PathBuf) -> Result<Looked, Stopped> {
+    let looked = tokio::task::spawn_blocking(move || context::look(&tar)).await;
+    let why = match looked {
+        Ok(Ok(looked)) => return Ok(looked),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(%source, %why, "a kept source cannot be read");
+    Err(Stopped::Cause(
+        Cause::new("source_lost", "the kept source cannot be read any more")
+            .hint("deploy the folder again"),
+    ))
 }
 
 /// The image of the last release of the same source, if the engine still has it.

@@ -1,7 +1,7 @@
 //! What the engine is given to build from: always a tar that we wrote.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -52,27 +52,43 @@ pub(super) enum Kind {
     Nothing,
 }
 
+/// What a look into a source found.
+pub(super) struct Looked {
+    pub(super) kind: Kind,
+    /// The text of the Procfile at its root.
+    pub(super) procfile: Option<String>,
+}
+
+/// A longer Procfile is none.
+const MAX_PROCFILE: u64 = 64 << 10;
+
 /// Looks at the entries of a clean tar. Blocking.
-pub(super) fn look(tar: &Path) -> io::Result<Kind> {
+pub(super) fn look(tar: &Path) -> io::Result<Looked> {
     let mut archive = Archive::new(File::open(tar)?);
-    let (mut index, mut pages, mut language) = (false, 0, None);
+    let (mut dockerfile, mut index, mut pages) = (false, false, 0);
+    let (mut language, mut procfile) = (None, None);
     for entry in archive.entries_with_seek()? {
-        let entry = entry?;
+        let mut entry = entry?;
         let path = entry.path()?.to_string_lossy().into_owned();
-        if path == "Dockerfile" {
-            return Ok(Kind::Dockerfile);
+        if path == "Procfile" && entry.header().entry_type().is_file() {
+            let mut text = Vec::new();
+            entry.by_ref().take(MAX_PROCFILE).read_to_end(&mut text)?;
+            procfile = Some(String::from_utf8_lossy(&text).into_owned());
         }
+        dockerfile |= path == "Dockerfile";
         index |= path == "index.html";
         pages += usize::from(path.ends_with(".html"));
         language = language.or(LANGUAGES.into_iter().find(|file| *file == path));
     }
-    Ok(match language {
+    let kind = match language {
+        _ if dockerfile => Kind::Dockerfile,
         // A site may bring a package.json along for its tools; one that has a page to begin with
         // and nothing that says how to run it is a site.
         Some(file) if !index || file == "Procfile" => Kind::Language { file },
         _ if index => Kind::Static { pages },
         _ => Kind::Nothing,
-    })
+    };
+    Ok(Looked { kind, procfile })
 }
 
 /// The clean tar itself.
@@ -181,7 +197,7 @@ mod tests {
     #[test]
     fn sources_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
-        let kind = |files: &[&str]| look(&tar_of(folder.path(), files)).unwrap();
+        let kind = |files: &[&str]| look(&tar_of(folder.path(), files)).unwrap().kind;
         assert_eq!(kind(&["index.html", "Dockerfile"]), Kind::Dockerfile);
         assert_eq!(kind(&["a/b.html", "index.html", "a.css"]), Kind::Static { pages: 2 });
         assert_eq!(kind(&["index.html", "package.json"]), Kind::Static { pages: 1 });

@@ -175,8 +175,8 @@ async fn steps(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), 
     core.logs.say(&app.name, "deploy", format!("{}: {}", d.id, d.description));
     match d.kind {
         DeploymentKind::Deploy => {
-            let image = build::image(core, app, d).await?;
-            release::from_image(core, app, d, image).await
+            let built = build::image(core, app, d).await?;
+            release::from_image(core, app, d, built).await
         }
         DeploymentKind::Config => release::with_new_env(core, app, d).await,
         DeploymentKind::Restart | DeploymentKind::Start => release::again(core, app, d).await,

@@ -7,10 +7,10 @@ use mini_api::DeploymentStatus;
 use mini_core::cause::Cause;
 use mini_core::name::ProcessType;
 use mini_core::plan::Desired;
-use mini_core::ports::ImageInfo;
 use mini_core::release::{DEFAULT_PORT, HealthSpec, Limits, ProcessSpec, ReleaseSpec};
 
 use super::Stopped;
+use super::build::Built;
 use crate::clock;
 use crate::core::Core;
 use crate::env;
@@ -20,27 +20,51 @@ pub(super) async fn from_image(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
-    image: ImageInfo,
+    Built { image, commands }: Built,
 ) -> Result<(), Stopped> {
-    if !image.has_command {
+    if commands.is_empty() && !image.has_command {
         return Err(Stopped::Cause(
             Cause::new(
                 "no_command",
                 "the image says neither CMD nor ENTRYPOINT: there is nothing to run",
             )
-            .hint("add a CMD to the Dockerfile"),
+            .hint("add a CMD to the Dockerfile, or a Procfile"),
         ));
     }
     let vars = current_env(core, app).await?;
-    let web = ProcessSpec { command: None, count: 1, limits: Limits::default() };
     let spec = ReleaseSpec {
         image: image.id,
         port: port(&vars, &image.ports)?,
-        processes: BTreeMap::from([(ProcessType::web(), web)]),
+        processes: processes(core, app, d, commands).await?,
         health: HealthSpec::default(),
         timing: core.config.timing.clone(),
     };
     roll_out(core, app, d, (spec, vars), Vec::new()).await
+}
+
+/// The process types of a release: the Procfile's, else `web` with the image's own command. Of
+/// `web` there is one to begin with, of all others none.
+async fn processes(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    mut commands: BTreeMap<ProcessType, Vec<String>>,
+) -> Result<BTreeMap<ProcessType, ProcessSpec>, Stopped> {
+    let own = |command, count| ProcessSpec { command, count, limits: Limits::default() };
+    if let Ok(release) = "release".parse::<ProcessType>()
+        && commands.remove(&release).is_some()
+    {
+        let text = "This version does not run the Procfile's `release` command";
+        super::note(core, &app.name, &d.id, text).await?;
+    }
+    if commands.is_empty() {
+        return Ok(BTreeMap::from([(ProcessType::web(), own(None, 1))]));
+    }
+    let with_count = |(process, command): (ProcessType, Vec<String>)| {
+        let count = u32::from(process.is_web());
+        (process, own(Some(command), count))
+    };
+    Ok(commands.into_iter().map(with_count).collect())
 }
 
 /// The same code with the config vars as they are now.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use mini_core::id::DeploymentId;
-use mini_core::name::{AppName, HostName};
+use mini_core::name::{AppName, HostName, ProcessType};
 use mini_core::plan::Desired;
 use mini_core::subnet::{Subnet, next_address, next_subnet};
 use mini_core::time::Millis;
@@ -153,6 +153,27 @@ pub(crate) fn change_env(
                 c.execute("DELETE FROM env WHERE app_id = ?1 AND name = ?2", params![id, name])?
             }
         };
+    }
+    Ok(())
+}
+
+/// How many instances are wanted of the process types that were scaled.
+pub(crate) fn formation(c: &Connection, id: AppId) -> StoreResult<Vec<(ProcessType, u32)>> {
+    let sql = "SELECT process, count FROM formation WHERE app_id = ?1 ORDER BY process";
+    all(c, sql, [id], |row| Ok((parsed(row, "process")?, row.get("count")?)))
+}
+
+pub(crate) fn set_formation(
+    c: &Connection,
+    id: AppId,
+    counts: &[(ProcessType, u32)],
+) -> StoreResult<()> {
+    for (process, count) in counts {
+        c.execute(
+            "INSERT INTO formation (app_id, process, count) VALUES (?1, ?2, ?3)
+             ON CONFLICT (app_id, process) DO UPDATE SET count = excluded.count",
+            params![id, process.as_str(), count],
+        )?;
     }
     Ok(())
 }

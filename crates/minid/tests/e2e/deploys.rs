@@ -321,3 +321,52 @@ fn a_rollback_brings_everything_back_without_a_build() {
     let said = platform.fails(&["rollback", "v77", "--app", "app"]);
     assert_eq!(said.code, 4, "{said:?}");
 }
+
+#[test]
+fn process_types_come_from_the_procfile_and_scaling_drops_nothing() {
+    let platform = Arc::new(Platform::start());
+    let folder = fixture(&[]);
+    let procfile = "# what runs\nweb: /app\nworker: /app worker\n";
+    std::fs::write(folder.path().join("Procfile"), procfile).unwrap();
+    platform.ok(&deploy(folder.path(), "busy"));
+    let counts = || platform.json(&["scale", "--app", "busy"])["counts"].clone();
+    assert_eq!(counts(), serde_json::json!({"web": 1, "worker": 0}));
+    let stop = Arc::new(AtomicBool::new(false));
+    let count = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..4_usize)
+        .map(|n| {
+            let (stop, count, port) = (stop.clone(), count.clone(), platform.port);
+            std::thread::spawn(move || hammer(port, n, &stop, &count))
+        })
+        .collect();
+    platform.ok(&["scale", "web=3", "worker=1", "--app", "busy"]);
+    let ps = platform.json(&["ps", "--app", "busy"]);
+    let mut names: Vec<&str> =
+        ps["instances"].as_array().unwrap().iter().map(|i| i["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["web.1", "web.2", "web.3", "worker.1"]);
+    until("every instance gets requests", || {
+        let served =
+            || platform.get("busy", "/env").json()["MINI_PROCESS"].as_str().map(str::to_owned);
+        let seen: std::collections::BTreeSet<_> = (0..30).filter_map(|_| served()).collect();
+        (seen.len() == 3).then_some(())
+    });
+    // A redeploy keeps the formation, and replaces all three.
+    write_fixture(folder.path(), &[("ROUND", "2")]);
+    platform.ok(&deploy(folder.path(), "busy"));
+    platform.ok(&["scale", "web=1", "worker=0", "--app", "busy"]);
+    until("one is left", || (platform.left_on_engine().0 == 1).then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    let failures: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
+    assert_eq!(failures, Vec::<String>::new(), "of {} requests", count.load(Ordering::Relaxed));
+    let log = platform.ok(&["logs", "--app", "busy", "--process", "worker", "-n", "50"]).out;
+    assert!(log.contains("app[worker.1]: "), "{log}");
+
+    let said = platform.fails(&["scale", "nothing=1", "--app", "busy"]);
+    assert!(said.err.contains("it has: web, worker"), "{said:?}");
+    assert_ne!(platform.fails(&["scale", "web=1000000", "--app", "busy"]).code, 0);
+    assert_eq!(platform.fails(&["scale", "web=-1", "--app", "busy"]).code, 2);
+    std::fs::write(folder.path().join("Procfile"), "web: /app\noops\n").unwrap();
+    let said = platform.fails(&deploy(folder.path(), "busy"));
+    assert!(said.err.contains("Procfile line 2: "), "{said:?}");
+}
