@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use http::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::POLL;
 use crate::http::Socket;
@@ -30,8 +31,30 @@ pub(crate) struct Engine {
 }
 
 fn filter(label: &str) -> String {
-    let json = json!({ "label": [label] }).to_string();
-    json.bytes().map(|b| format!("%{b:02X}")).collect()
+    encoded(&json!({ "label": [label] }))
+}
+
+fn encoded(filters: &Value) -> String {
+    filters.to_string().bytes().map(|b| format!("%{b:02X}")).collect()
+}
+
+/// An open stream of events, read as bytes: only that something came matters.
+pub(crate) struct Starts {
+    stream: UnixStream,
+    seen: Vec<u8>,
+}
+
+impl Starts {
+    /// Waits for the first start, at no cost to the machine.
+    pub(crate) async fn first(mut self) -> Result<()> {
+        const START: &[u8] = br#""Action":"start""#;
+        while !self.seen.windows(START.len()).any(|window| window == START) {
+            if self.stream.read_buf(&mut self.seen).await? == 0 {
+                bail!("the engine ended its events");
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -145,6 +168,16 @@ impl Engine {
         let list = self.socket.json(Method::GET, &path, &Value::Null).await?;
         let ids = list.as_array().into_iter().flatten();
         Ok(ids.filter_map(|c| Some(c["Id"].as_str()?.to_owned())).collect())
+    }
+
+    /// Subscribes to starts of containers with a label.
+    pub(crate) async fn starts(&self, label: &str) -> Result<Starts> {
+        let filters = json!({ "type": ["container"], "event": ["start"], "label": [label] });
+        let path = format!("{}/events?filters={}", self.socket.prefix, encoded(&filters));
+        let mut stream = UnixStream::connect(&self.socket.path).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        Ok(Starts { stream, seen: Vec::new() })
     }
 
     pub(crate) async fn inspect(&self, container: &str) -> Result<Value> {
