@@ -69,7 +69,8 @@ fn a_good_archive_becomes_one_clean_tar() {
 
 #[test]
 fn hostile_entries_are_refused_by_name_and_leave_nothing() {
-    let cases: [(&[(EntryType, &str, &str)], &str); 10] = [
+    type Case<'a> = (&'a [(EntryType, &'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 10] = [
         (&[(FILE, "/etc/passwd", "x")], "\"/etc/passwd\" is an absolute path"),
         (&[(FILE, "a/../../b", "x")], "climbs out"),
         (&[(EntryType::Symlink, "d", "/etc"), (FILE, "d/passwd", "x")], "passes through the link"),
