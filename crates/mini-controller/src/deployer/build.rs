@@ -13,6 +13,7 @@ use mini_core::procfile;
 use mini_core::source::SourceDigest;
 
 use super::context::{self, Kind, Looked};
+use super::manifest::Manifest;
 use super::output::OutputSink;
 use super::{Stopped, note, set_status};
 use crate::core::Core;
@@ -23,6 +24,7 @@ pub(super) struct Built {
     pub(super) image: ImageInfo,
     /// Empty: the image's own command is the one process.
     pub(super) commands: BTreeMap<ProcessType, Vec<String>>,
+    pub(super) manifest: Manifest,
 }
 
 pub(super) async fn image(
@@ -34,7 +36,7 @@ pub(super) async fn image(
         (Some(source), _) => from_source(core, app, d, source).await,
         (None, Some(name)) => {
             let image = ready_made(core, app, d, name).await?;
-            Ok(Built { image, commands: BTreeMap::new() })
+            Ok(Built { image, commands: BTreeMap::new(), manifest: Manifest::default() })
         }
         (None, None) => Err(Stopped::Cause(Cause::new(
             "nothing_to_deploy",
@@ -68,7 +70,7 @@ async fn from_source(
     source: &SourceDigest,
 ) -> Result<Built, Stopped> {
     let tar = core.sources.path(source);
-    let Looked { kind, procfile } = look(source, tar.clone()).await?;
+    let Looked { kind, procfile, manifest } = look(source, tar.clone()).await?;
     let commands = match procfile.as_deref().map(procfile::parse).transpose() {
         Ok(commands) => commands.unwrap_or_default(),
         Err(error) => {
@@ -78,10 +80,20 @@ async fn from_source(
             ));
         }
     };
+    let manifest = match Manifest::parse(manifest.as_deref().unwrap_or_default()) {
+        Ok(manifest) => manifest,
+        Err(why) => {
+            return Err(Stopped::Cause(
+                Cause::new("bad_manifest", format!("mini.toml: {why}")).hint(
+                    "it may hold [health] path, and [timing] boot_timeout_s, drain_s, grace_s",
+                ),
+            ));
+        }
+    };
     if !d.rebuild
         && let Some(image) = built_before(core, app, d, source).await?
     {
-        return Ok(Built { image, commands });
+        return Ok(Built { image, commands, manifest });
     }
     set_status(core, &d.id, DeploymentStatus::Building).await?;
     let (dockerfile, stream) = match kind {
@@ -138,7 +150,7 @@ async fn from_source(
             .hint("make it faster, or allow it more time on the server"),
         ));
     };
-    Ok(Built { image: found(core, built?).await?, commands })
+    Ok(Built { image: found(core, built?).await?, commands, manifest })
 }
 
 async fn look(source: &SourceDigest, tar: PathBuf) -> Result<Looked, Stopped> {

@@ -55,25 +55,31 @@ pub(super) enum Kind {
 /// What a look into a source found.
 pub(super) struct Looked {
     pub(super) kind: Kind,
-    /// The text of the Procfile at its root.
+    /// The texts of the files at its root that say how the app is run.
     pub(super) procfile: Option<String>,
+    pub(super) manifest: Option<String>,
 }
 
-/// A longer Procfile is none.
-const MAX_PROCFILE: u64 = 64 << 10;
+/// Nobody writes a longer one.
+const MAX_TEXT: u64 = 64 << 10;
 
 /// Looks at the entries of a clean tar. Blocking.
 pub(super) fn look(tar: &Path) -> io::Result<Looked> {
     let mut archive = Archive::new(File::open(tar)?);
     let (mut dockerfile, mut index, mut pages) = (false, false, 0);
-    let (mut language, mut procfile) = (None, None);
+    let (mut language, mut procfile, mut manifest) = (None, None, None);
     for entry in archive.entries_with_seek()? {
         let mut entry = entry?;
         let path = entry.path()?.to_string_lossy().into_owned();
-        if path == "Procfile" && entry.header().entry_type().is_file() {
+        let kept = match path.as_str() {
+            "Procfile" => Some(&mut procfile),
+            "mini.toml" => Some(&mut manifest),
+            _ => None,
+        };
+        if let Some(kept) = kept.filter(|_| entry.header().entry_type().is_file()) {
             let mut text = Vec::new();
-            entry.by_ref().take(MAX_PROCFILE).read_to_end(&mut text)?;
-            procfile = Some(String::from_utf8_lossy(&text).into_owned());
+            entry.by_ref().take(MAX_TEXT).read_to_end(&mut text)?;
+            *kept = Some(String::from_utf8_lossy(&text).into_owned());
         }
         dockerfile |= path == "Dockerfile";
         index |= path == "index.html";
@@ -88,7 +94,7 @@ pub(super) fn look(tar: &Path) -> io::Result<Looked> {
         _ if index => Kind::Static { pages },
         _ => Kind::Nothing,
     };
-    Ok(Looked { kind, procfile })
+    Ok(Looked { kind, procfile, manifest })
 }
 
 /// The clean tar itself.

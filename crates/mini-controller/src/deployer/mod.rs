@@ -22,6 +22,7 @@ use crate::vault::VaultError;
 
 mod build;
 mod context;
+mod manifest;
 mod output;
 mod release;
 

@@ -7,7 +7,7 @@ use mini_api::DeploymentStatus;
 use mini_core::cause::Cause;
 use mini_core::name::ProcessType;
 use mini_core::plan::Desired;
-use mini_core::release::{DEFAULT_PORT, HealthSpec, Limits, ProcessSpec, ReleaseSpec};
+use mini_core::release::{DEFAULT_PORT, Limits, ProcessSpec, ReleaseSpec};
 
 use super::Stopped;
 use super::build::Built;
@@ -20,7 +20,7 @@ pub(super) async fn from_image(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
-    Built { image, commands }: Built,
+    Built { image, commands, manifest }: Built,
 ) -> Result<(), Stopped> {
     if commands.is_empty() && !image.has_command {
         return Err(Stopped::Cause(
@@ -36,8 +36,8 @@ pub(super) async fn from_image(
         image: image.id,
         port: port(&vars, &image.ports)?,
         processes: processes(core, app, d, commands).await?,
-        health: HealthSpec::default(),
-        timing: core.config.timing.clone(),
+        health: manifest.health(),
+        timing: manifest.timing(&core.config.timing),
     };
     roll_out(core, app, d, (spec, vars), Vec::new()).await
 }

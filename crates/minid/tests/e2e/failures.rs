@@ -105,3 +105,22 @@ fn a_crashing_app_is_restarted_with_pauses_and_seen_to_be_crashed() {
     let log = platform.ok(&["logs", "--app", "frail"]).out;
     assert!(log.contains("mini[web.1]: Process exited with status 7"), "{log}");
 }
+
+#[test]
+fn a_health_path_decides_and_its_answer_is_told() {
+    let platform = Platform::start();
+    let folder = fixture(&[]);
+    let manifest = |path: &str| {
+        let text = format!("[health]\npath = \"{path}\"\n[timing]\nboot_timeout_s = 3\n");
+        std::fs::write(folder.path().join("mini.toml"), text).unwrap();
+    };
+    manifest("/up");
+    platform.ok(&deploy(folder.path(), "app"));
+    write_fixture(folder.path(), &[("FIXTURE_MODE", "unhealthy")]);
+    let said = platform.fails(&deploy(folder.path(), "app"));
+    assert!(said.err.contains("the last try: GET /up answered 500"), "{said:?}");
+    assert_eq!(platform.get("app", "/").text().trim(), "hello from app v1");
+    manifest("no-path");
+    let said = platform.fails(&deploy(folder.path(), "app"));
+    assert!(said.err.contains("mini.toml: [health] path"), "{said:?}");
+}
