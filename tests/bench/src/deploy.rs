@@ -19,16 +19,19 @@ const GOAL: f64 = 1.2;
 const DEPLOY: Duration = Duration::from_secs(60);
 
 /// Milestones of one deploy, in milliseconds since `mini` was started.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "deployment accepted",
     "release made",
     "container asked for",
     "container's process started",
-    "probed, and live in the store",
+    "probed and committed",
+    "routed, and told to be live",
     "first 200 of the new release",
     "`mini` ended",
     "old container gone",
 ];
+
+const FIRST_200: usize = 6;
 
 /// Deploys and engine's own starts in turns; the row, and where the time went.
 pub(crate) async fn measure(
@@ -47,7 +50,7 @@ pub(crate) async fn measure(
         let like = engine.inspect(&instance(platform, engine).await?).await?;
         let alone = engine.time_one(&like).await?.map(millis);
         if round > 0 {
-            ours.push(deployed[5]);
+            ours.push(deployed[FIRST_200]);
             steps.push(deployed);
             theirs.push(alone);
         }
@@ -128,6 +131,7 @@ async fn deploy(
         event("starting"),
         since(created),
         since(started),
+        event("healthy"),
         event("live"),
         millis(served),
         millis(ended),

@@ -24,7 +24,7 @@ use crate::output::Row;
 use crate::platform::Platform;
 
 /// How often something is asked for that is waited for: of mini and of the engine alike.
-const POLL: Duration = Duration::from_millis(3);
+const POLL: Duration = Duration::from_millis(1);
 /// The whole run, whatever happens; cleaning up comes on top.
 const LIMIT: Duration = Duration::from_secs(1200);
 const APP: &str = "bench";
