@@ -165,3 +165,21 @@ pub struct Formation {
 
 /// Instances that an app may have in all, so that a rollout still finds addresses for as many.
 pub const MAX_INSTANCES: u32 = 24;
+
+/// `GET /v1/apps/{app}/releases/{release}`: all of one release, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReleaseInfo {
+    pub release: Release,
+    /// The engine's image id.
+    pub image_id: String,
+    /// The whole digest of the source.
+    pub source: Option<String>,
+    /// Where `web` listens.
+    pub port: u16,
+    pub health_path: Option<String>,
+    /// The command of each process type; none is the image's own.
+    pub processes: std::collections::BTreeMap<String, Option<Vec<String>>>,
+    /// A fingerprint of each config var's value: the same for the same value within an app.
+    pub env: std::collections::BTreeMap<String, String>,
+}

@@ -36,8 +36,8 @@ pub use stream::{Events, Logs};
 
 use crate::{
     App, Apps, CreatedToken, Deployment, Deployments, Env, EnvChange, EnvChanged, Formation,
-    HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, Releases, Rollback,
-    SOURCE_TYPES, Server, Source, Tokens,
+    HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, ReleaseInfo, Releases,
+    Rollback, SOURCE_TYPES, Server, Source, Tokens,
 };
 use transport::Call;
 
@@ -143,6 +143,10 @@ impl Client {
     /// The last `n` releases, newest first.
     pub async fn releases(&self, app: &AppName, n: u32) -> Result<Releases, ClientError> {
         self.get(&format!("/v1/apps/{app}/releases?n={n}")).await
+    }
+
+    pub async fn release(&self, app: &AppName, release: &str) -> Result<ReleaseInfo, ClientError> {
+        self.get(&format!("/v1/apps/{app}/releases/{release}")).await
     }
 
     pub async fn env(&self, app: &AppName) -> Result<Env, ClientError> {

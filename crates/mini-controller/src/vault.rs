@@ -9,6 +9,7 @@ use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use sha2::{Digest, Sha256};
 
 const NONCE: usize = 24;
 
@@ -24,6 +25,7 @@ pub enum VaultError {
 
 pub(crate) struct Vault {
     cipher: XChaCha20Poly1305,
+    fingerprint_key: [u8; 32],
 }
 
 impl Vault {
@@ -48,7 +50,14 @@ impl Vault {
             }
             Err(e) => return Err(failed(e)),
         }
-        Ok(Self { cipher: XChaCha20Poly1305::new(&Key::from(key)) })
+        // A key of its own, from which the first cannot be had.
+        let fingerprint_key = Sha256::digest([&key[..], b"fingerprints"].concat()).into();
+        Ok(Self { cipher: XChaCha20Poly1305::new(&Key::from(key)), fingerprint_key })
+    }
+
+    /// Makes fingerprints of secrets that only this data folder can make.
+    pub(crate) fn fingerprint_key(&self) -> &[u8; 32] {
+        &self.fingerprint_key
     }
 
     pub(crate) fn seal(&self, purpose: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {

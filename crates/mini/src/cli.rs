@@ -53,6 +53,7 @@ pub(crate) enum Verb {
     Ps(ps::Args),
     Env(env::Args),
     Restart(restart::Args),
+    Diff(diff::Args),
     Rollback(rollback::Args),
     Scale(scale::Args),
     Stop(stop::Args),

@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod deploy;
 pub(crate) mod deploys;
+pub(crate) mod diff;
 pub(crate) mod env;
 pub(crate) mod login;
 pub(crate) mod logs;

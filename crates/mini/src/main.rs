@@ -64,6 +64,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Ps(args) => ps::run(context, args).await,
         Verb::Env(args) => Box::pin(env::run(context, args)).await,
         Verb::Restart(args) => Box::pin(restart::run(context, args)).await,
+        Verb::Diff(args) => Box::pin(diff::run(context, args)).await,
         Verb::Rollback(args) => Box::pin(rollback::run(context, args)).await,
         Verb::Scale(args) => Box::pin(scale::run(context, args)).await,
         Verb::Stop(args) => stop::run(context, args).await,

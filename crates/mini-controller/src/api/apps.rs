@@ -4,19 +4,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use mini_api::{
-    App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp,
-    Releases, Rollback,
+    App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp, Rollback,
 };
 use mini_core::name::{AppName, ProcessType};
 use mini_core::plan::Desired;
 use mini_core::release::ProcessSpec;
 use mini_core::subnet::{Subnet, choose_pool, default_pools};
 use mini_core::words;
-use serde::Deserialize;
 
 use super::Api;
 use super::auth::Caller;
-use super::body::{Json as Body, OfApp, Params};
+use super::body::{Json as Body, OfApp};
 use super::error::{ApiError, ApiResult};
 use super::view::{self, AppFacts};
 use crate::clock;
@@ -25,9 +23,6 @@ use crate::drivers::Drivers;
 use crate::env;
 use crate::store::{self, AppRow, Created, StoreResult};
 use crate::vault;
-
-/// Shown by default (CONTRACTS, "Releases").
-const RELEASES: u32 = 15;
 
 async fn facts(core: &Core, row: AppRow) -> ApiResult<AppFacts> {
     let (live, domains, rolling_out, sealed, scaled) = {
@@ -249,14 +244,13 @@ pub(super) async fn rollback(
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
     let Some(live) = row.live_release else { return Err(nothing_deployed(&row.name)) };
     let target = match &wanted.release {
-        Some(name) => release_number(name)?,
+        Some(name) => super::releases::number(name)?,
         None => before(&api, &row, live).await?,
     };
     let id = row.id;
     let known = api.core.store.read(move |c| store::release(c, id, target)).await?;
     if known.is_none() {
-        let message = format!("{} has no release v{target}", row.name);
-        return Err(ApiError::new(ErrorCode::NotFound, message).hint("`mini releases` lists them"));
+        return Err(super::releases::missing(&row.name, target));
     }
     if target == live && row.live_deployment.is_some() {
         return Err(ApiError::new(ErrorCode::Conflict, format!("v{target} is live already"))
@@ -272,14 +266,6 @@ pub(super) async fn rollback(
     };
     let deployment = super::deployments::enqueue(&api, &row, &caller, new).await?;
     Ok((StatusCode::ACCEPTED, Json(deployment)))
-}
-
-fn release_number(name: &str) -> ApiResult<u32> {
-    let number = name.strip_prefix('v').unwrap_or(name).parse().ok();
-    number.ok_or_else(|| {
-        ApiError::invalid(format!("{name:?} is no release: v12, or 12"))
-            .hint("`mini releases` lists them")
-    })
 }
 
 /// The newest release below `live` that ever was live.
@@ -329,33 +315,4 @@ pub(super) async fn instances(State(api): State<Api>, OfApp(row): OfApp) -> Json
     let known = seen.is_some();
     let instances = seen.iter().flatten().map(|i| view::instance(&api.core, &row, i)).collect();
     Json(Instances { instances, known })
-}
-
-#[derive(Deserialize)]
-pub(super) struct Count {
-    n: Option<u32>,
-}
-
-/// The newest releases.
-#[utoipa::path(get, path = "/v1/apps/{app}/releases", params(("app" = String, Path), ("n" = Option<u32>, Query)), responses((status = 200, body = Releases)))]
-pub(super) async fn releases(
-    State(api): State<Api>,
-    OfApp(row): OfApp,
-    Params(count): Params<Count>,
-) -> ApiResult<Json<Releases>> {
-    let (id, n) = (row.id, count.n.unwrap_or(RELEASES).min(10_000));
-    let found = api
-        .core
-        .store
-        .read(move |c| {
-            let mut found = Vec::new();
-            for release in store::releases(c, id, n)? {
-                let status = store::deployment(c, &release.deployment)?.map(|d| d.status);
-                found.push((release, status));
-            }
-            Ok(found)
-        })
-        .await?;
-    let releases = found.into_iter().map(|(r, status)| view::release(&row, r, status)).collect();
-    Ok(Json(Releases { releases }))
 }

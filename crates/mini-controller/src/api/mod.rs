@@ -22,6 +22,7 @@ mod error;
 mod formation;
 mod logs;
 mod openapi;
+mod releases;
 mod server;
 mod sources;
 mod stream;
@@ -58,7 +59,8 @@ fn router(api: Api) -> Router {
         .route("/v1/apps", get(apps::list).post(apps::create))
         .route("/v1/apps/{app}", get(apps::show).delete(apps::destroy))
         .route("/v1/apps/{app}/instances", get(apps::instances))
-        .route("/v1/apps/{app}/releases", get(apps::releases))
+        .route("/v1/apps/{app}/releases", get(releases::list))
+        .route("/v1/apps/{app}/releases/{release}", get(releases::show))
         .route("/v1/apps/{app}/restart", post(apps::restart))
         .route("/v1/apps/{app}/formation", get(formation::show).patch(formation::scale))
         .route("/v1/apps/{app}/rollback", post(apps::rollback))

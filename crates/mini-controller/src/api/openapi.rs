@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
-use super::{apps, deployments, env, formation, logs, server, sources, tokens};
+use super::{apps, deployments, env, formation, logs, releases, server, sources, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,7 +13,7 @@ use super::{apps, deployments, env, formation, logs, server, sources, tokens};
     paths(
         server::health, server::show,
         apps::list, apps::create, apps::show, apps::destroy, apps::stop, apps::start,
-        apps::restart, apps::rollback, apps::instances, apps::releases,
+        apps::restart, apps::rollback, apps::instances, releases::list, releases::show,
         formation::show, formation::scale, env::show, env::change, logs::read, sources::show, sources::upload,
         deployments::create, deployments::list, deployments::show, deployments::events,
         deployments::cancel, tokens::list, tokens::create, tokens::revoke,

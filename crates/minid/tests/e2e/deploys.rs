@@ -315,6 +315,15 @@ fn a_rollback_brings_everything_back_without_a_build() {
     assert_eq!(vars, serde_json::json!({"GREETING": "old"}), "what is set is what runs");
     let releases = platform.json(&["releases", "--app", "app"]);
     assert_eq!(releases["releases"][0]["description"], "Rollback to v2");
+    let diff = platform.ok(&["diff", "v2", "v4", "--app", "app"]).out;
+    assert!(diff.contains("~ image: ") && diff.contains("+ config EXTRA"), "{diff}");
+    assert!(
+        diff.contains("~ config GREETING") && !diff.contains("new"),
+        "names, no values: {diff}"
+    );
+    assert_eq!(platform.ok(&["diff", "v2", "v5", "--app", "app"]).out, "");
+    let info = platform.ok(&["releases", "info", "v5", "--app", "app"]).out;
+    assert!(info.contains("Rollback to v2") && info.contains("GREETING"), "{info}");
     // Without a number: what was live before, v4.
     platform.ok(&["rollback", "--app", "app"]);
     assert_eq!(platform.get("app", "/env").json()["ROUND"], "2");
