@@ -9,7 +9,7 @@ use mini_core::cause::{Cause, Findings, diagnose};
 use mini_core::control::Verdict;
 use mini_core::id::{DeploymentId, InstanceId};
 use mini_core::name::{AppName, ProcessType};
-use mini_core::plan::{Action, FailedBecause};
+use mini_core::plan::{Action, Desired, FailedBecause};
 use mini_core::ports::{
     Instance, InstanceSpec, InstanceState, Listening, NetworkSpec, RuntimeError, RuntimeErrorKind,
 };
@@ -72,8 +72,6 @@ pub(crate) async fn perform(
         Ok(()) => Outcome::Done,
         Err(problem) => {
             tracing::warn!(%app, ?action, error = %problem, "an action failed");
-            // Slows the next try down; a signal comes earlier where there is one.
-            tokio::time::sleep(Duration::from_millis(100)).await;
             Outcome::Failed
         }
     }
@@ -113,8 +111,10 @@ async fn start(
     let Some(spec) = release.spec.processes.get(process) else {
         return Err(Problem::Other(format!("v{} has no process type {process}", release.number)));
     };
-    if !handle.network_ready.load(Ordering::Relaxed) {
-        core.runtime.ensure_network(NetworkSpec { app: app.clone(), subnet: row.subnet }).await?;
+    let network = NetworkSpec { app: app.clone(), subnet: row.subnet };
+    let was_ready = handle.network_ready.load(Ordering::Relaxed);
+    if !was_ready {
+        core.runtime.ensure_network(network.clone()).await?;
         handle.network_ready.store(true, Ordering::Relaxed);
     }
     let address = free_address(core, &row).await?;
@@ -133,12 +133,14 @@ async fn start(
         port,
         limits: spec.limits.clone(),
     };
-    let started = core.runtime.start(instance).await.inspect_err(|error| {
-        if error.kind == RuntimeErrorKind::NotFound {
-            // The network may have been removed behind our back.
-            handle.network_ready.store(false, Ordering::Relaxed);
+    let started = match core.runtime.start(instance.clone()).await {
+        // The network may have been removed behind our back.
+        Err(error) if error.kind == RuntimeErrorKind::NotFound && was_ready => {
+            core.runtime.ensure_network(network).await?;
+            core.runtime.start(instance).await?
         }
-    })?;
+        started => started?,
+    };
     core.world.started(None, &started);
     core.pumps.ensure(&started);
     Ok(())
@@ -224,8 +226,13 @@ async fn commit(core: &Core, app: &AppName, handle: &Handle, rollout: &Deploymen
     let now = clock::now();
     let took = handle.notes().candidate_age_ms(rollout, now);
     let id = rollout.clone();
-    core.store.write(move |tx| store::commit_live(tx, &id, took, now)).await?;
+    let committed = core.store.write(move |tx| store::commit_live(tx, &id, took, now)).await?;
     core.drivers.wake(app);
+    if !committed {
+        // Cancelled meanwhile.
+        return Ok(());
+    }
+    core.events_stored();
     for instance in core.world.of_app(app).unwrap_or_default() {
         if instance.rollout == *rollout {
             core.logs.say(app, &instance.label(), "State changed from starting to up");
@@ -238,9 +245,11 @@ async fn commit(core: &Core, app: &AppName, handle: &Handle, rollout: &Deploymen
 /// Requests reach the release: the deployment is done.
 async fn announce(core: &Arc<Core>, app: &AppName, rollout: &DeploymentId) -> Done {
     let (id, url, now) = (rollout.clone(), core.url(app), clock::now());
-    core.store.write(move |tx| store::announce_live(tx, &id, &url, now)).await?;
+    let told = core.store.write(move |tx| store::announce_live(tx, &id, &url, now)).await?;
     core.events_stored();
-    core.logs.say(app, "deploy", "Live");
+    if told {
+        core.logs.say(app, "deploy", "Live");
+    }
     core.queue.notify_one();
     core.drivers.wake(app);
     crate::orphans::collect_later(core);
@@ -254,6 +263,10 @@ async fn fail(core: &Core, app: &AppName, rollout: &DeploymentId, why: &FailedBe
         }
         FailedBecause::CannotStart(message) => Cause::new("cannot_start", message.clone())
             .hint("`minid doctor` on the server says whether the engine is well"),
+        FailedBecause::TookTooLong if let Some(why) = core.world.trouble() => {
+            Cause::new("engine_unavailable", format!("the engine went away: {why}"))
+                .hint("`minid doctor` on the server says more; then deploy again")
+        }
         FailedBecause::TookTooLong if !core.link.connected() => Cause::new(
             "proxy_away",
             "the proxy did not answer, so nobody could tell whether the app is healthy",
@@ -277,11 +290,14 @@ pub(crate) async fn end_failed(
 ) -> Result<(), StoreError> {
     let (id, told) = (deployment.clone(), cause.clone());
     let now = clock::now();
-    core.store
+    let failed = core
+        .store
         .write(move |tx| store::finish(tx, &id, DeploymentStatus::Failed, Some(&cause), now))
         .await?;
     core.events_stored();
-    core.logs.say(app, "deploy", format!("Failed: {}", told.message));
+    if failed {
+        core.logs.say(app, "deploy", format!("Failed: {}", told.message));
+    }
     core.queue.notify_one();
     core.drivers.wake(app);
     Ok(())
@@ -364,14 +380,15 @@ async fn remove(core: &Core, id: &InstanceId) -> Done {
 /// The end of an app: nothing of it runs any more.
 async fn forget(core: &Arc<Core>, app: &AppName) -> Done {
     core.runtime.remove_network(app.clone()).await?;
+    // Before the name is free: the next app of that name has a log of its own.
+    core.logs.remove(app).await;
     let name = app.clone();
     core.store
         .write(move |tx| match store::app_by_name(tx, &name)? {
-            Some(row) => store::delete_app(tx, row.id),
-            None => Ok(()),
+            Some(row) if row.desired == Desired::Destroy => store::delete_app(tx, row.id),
+            _ => Ok(()),
         })
         .await?;
-    core.logs.remove(app).await;
     core.events_stored();
     crate::orphans::collect_later(core);
     Ok(())

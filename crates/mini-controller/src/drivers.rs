@@ -21,6 +21,7 @@ use crate::actions::{self, Outcome};
 use crate::clock;
 use crate::core::Core;
 use crate::intent;
+use crate::store;
 
 /// When the store cannot be read or an activation failed otherwise.
 const RETRY: Duration = Duration::from_secs(1);
@@ -124,6 +125,8 @@ fn subject(action: &Action) -> Subject {
 
 async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
     let mut under_way: HashSet<Subject> = HashSet::new();
+    // How often in a row what is about a subject failed.
+    let mut failures: HashMap<Subject, u32> = HashMap::new();
     let mut tasks: JoinSet<(Subject, Outcome)> = JoinSet::new();
     let mut seen = HashMap::new();
     loop {
@@ -136,9 +139,14 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
                     {
                         continue;
                     }
+                    // One that is being made is seen nowhere yet.
+                    if action == Action::Forget && !under_way.is_empty() {
+                        continue;
+                    }
                     let subject = subject(&action);
                     if under_way.insert(subject.clone()) {
-                        begin(&core, &app, &handle, action, subject, &mut tasks);
+                        let failed = failures.get(&subject).copied().unwrap_or(0);
+                        begin(&core, &app, &handle, action, (subject, failed), &mut tasks);
                     }
                 }
                 plan.wake_at.map(|at| Duration::from_millis(at.since(clock::now()) + 1))
@@ -162,8 +170,10 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
             Some(done) = tasks.join_next() => match done {
                 Ok((subject, outcome)) => {
                     under_way.remove(&subject);
-                    if outcome == Outcome::AppForgotten {
-                        break;
+                    match outcome {
+                        Outcome::Done => drop(failures.remove(&subject)),
+                        Outcome::Failed => *failures.entry(subject).or_default() += 1,
+                        Outcome::AppForgotten => break,
                     }
                 }
                 Err(error) => {
@@ -175,6 +185,11 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
     }
     core.link.forget(&app);
     core.drivers.remove(&app);
+    // A new app of that name found this driver in its place, and got none.
+    let name = app.clone();
+    if let Ok(Some(_)) = core.store.read(move |c| store::app_by_name(c, &name)).await {
+        Drivers::start(&core, &app);
+    }
 }
 
 fn begin(
@@ -182,7 +197,7 @@ fn begin(
     app: &AppName,
     handle: &Arc<Handle>,
     action: Action,
-    subject: Subject,
+    (subject, failed): (Subject, u32),
     tasks: &mut JoinSet<(Subject, Outcome)>,
 ) {
     if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
@@ -194,8 +209,18 @@ fn begin(
         if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
             handle.notes().stop_ended(instance);
         }
+        if outcome == Outcome::Failed {
+            // Slows the next try down; starts have a back-off of their own in the notes.
+            tokio::time::sleep(pause_after(failed + 1)).await;
+        }
         (subject, outcome)
     });
+}
+
+/// The pause after the `failures`th failure in a row: 0.1 s doubling to 5 s.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(6);
+    Duration::from_millis(100 << doublings).min(Duration::from_secs(5))
 }
 
 /// Plans once, and tells the proxy; `None` when there is no such app.
@@ -216,7 +241,7 @@ async fn activate(
             tell_changes(core, &intent, instances, seen);
             notes.saw(instances);
         }
-        notes.candidate_seen(intent.candidate.as_ref().map(|c| &c.id), now);
+        notes.meant(&intent, now);
         let observed = Observed { instances: instances.as_deref(), proxy: &view, notes: &notes };
         let decided = plan(&intent, observed, now);
         if let Some(route) = &decided.route {

@@ -28,6 +28,8 @@ pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Inten
                 },
                 None => (None, None),
             };
+            let last = app.live_release.map(|n| store::release(c, app.id, n)).transpose()?;
+            let timing = last.flatten().map(|r| r.spec.timing).unwrap_or_default();
             Ok(Some(Intent {
                 app: app.name,
                 desired: app.desired,
@@ -35,6 +37,7 @@ pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Inten
                 candidate,
                 unannounced,
                 released: app.live_release.is_some(),
+                timing,
                 hosts: store::domains_of(c, app.id)?,
             }))
         })

@@ -23,6 +23,8 @@ mod orphans;
 mod run;
 mod sources;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod vault;
 mod world;

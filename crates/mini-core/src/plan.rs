@@ -21,7 +21,7 @@ use crate::control::Verdict;
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::{AppName, HostName, ProcessType};
 use crate::ports::{Instance, InstanceState};
-use crate::release::ReleaseSpec;
+use crate::release::{ReleaseSpec, Timing};
 use crate::route::{AppRoute, Role, Target, WebState};
 use crate::time::Millis;
 
@@ -38,6 +38,9 @@ pub const UP_AFTER_MS: u64 = 5_000;
 /// How long a rollout may take beyond its boot timeout before it is given up: what the engine
 /// and the proxy may need.
 pub const ROLLOUT_SLACK_MS: u64 = 120_000;
+/// How long a committed rollout may take until the user is told, whether requests reach it or not:
+/// it was healthy, and one that has crashed since must not keep the next deployment waiting.
+pub const ANNOUNCE_WITHIN_MS: u64 = 10_000;
 
 /// What should be, from the store.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub struct Intent {
     pub unannounced: Option<DeploymentId>,
     /// Whether any release was ever live.
     pub released: bool,
+    /// Deadlines for what leaves and belongs to neither rollout: those of the last live release.
+    pub timing: Timing,
     pub hosts: Vec<HostName>,
 }
 
@@ -157,7 +162,7 @@ pub struct Plan {
 /// Decides. Never fails, and the same arguments always give the same plan.
 pub fn plan(intent: &Intent, observed: Observed<'_>, now: Millis) -> Plan {
     let Some(instances) = observed.instances else {
-        return Plan { route: None, actions: Vec::new(), wake_at: None };
+        return without_a_look(intent, observed.notes, now);
     };
     let mut planner = Planner {
         intent,
@@ -172,6 +177,37 @@ pub fn plan(intent: &Intent, observed: Observed<'_>, now: Millis) -> Plan {
     };
     planner.run();
     Plan { route: Some(planner.route()), actions: planner.actions, wake_at: planner.wake_at }
+}
+
+/// While nothing is known of the engine nothing on it is touched, but what has waited for too
+/// long still ends.
+fn without_a_look(intent: &Intent, notes: &Notes, now: Millis) -> Plan {
+    let (mut actions, mut wake_at) = (Vec::new(), None);
+    let mut by = |deadline: Millis, action: Action| {
+        if now >= deadline {
+            actions.push(action);
+        } else {
+            wake_at = Some(deadline);
+        }
+    };
+    if let Some(candidate) = &intent.candidate {
+        let why = FailedBecause::TookTooLong;
+        let fail = Action::Fail { rollout: candidate.id.clone(), why };
+        by(rollout_deadline(candidate, notes, now), fail);
+    }
+    if let Some(id) = &intent.unannounced {
+        by(
+            notes.unannounced_since(id).unwrap_or(now).plus(ANNOUNCE_WITHIN_MS),
+            Action::Announce(id.clone()),
+        );
+    }
+    Plan { route: None, actions, wake_at }
+}
+
+/// When a candidate has had any reasonable time.
+fn rollout_deadline(candidate: &Rollout, notes: &Notes, now: Millis) -> Millis {
+    let begun = notes.candidate_since(&candidate.id).unwrap_or(now);
+    begun.plus(candidate.spec.timing.boot_timeout_ms).plus(ROLLOUT_SLACK_MS)
 }
 
 struct Planner<'a> {
@@ -197,10 +233,10 @@ impl<'a> Planner<'a> {
             if let Some(candidate) = &intent.candidate {
                 self.bring_in(candidate);
             }
-            if let Some(id) = &intent.unannounced
-                && self.is_routed(id)
-            {
-                self.actions.push(Action::Announce(id.clone()));
+            if let Some(id) = &intent.unannounced {
+                let since = self.notes.unannounced_since(id).unwrap_or(self.now);
+                let due = (!self.is_routed(id)).then(|| since.plus(ANNOUNCE_WITHIN_MS));
+                self.at(due, Action::Announce(id.clone()));
             }
         }
         for instance in self.instances {
@@ -299,8 +335,7 @@ impl<'a> Planner<'a> {
         if all_up {
             return self.actions.push(Action::Commit(candidate.id.clone()));
         }
-        let begun = self.notes.candidate_since(&candidate.id).unwrap_or(self.now);
-        let deadline = begun.plus(candidate.spec.timing.boot_timeout_ms + ROLLOUT_SLACK_MS);
+        let deadline = rollout_deadline(candidate, self.notes, self.now);
         if self.now >= deadline {
             let why = match self.notes.any_start_error(candidate) {
                 Some(error) => FailedBecause::CannotStart(error.message.clone()),
@@ -386,11 +421,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn leaving_timing(&self, instance: &Instance) -> crate::release::Timing {
-        let known = [&self.intent.live, &self.intent.candidate];
-        let of = known.into_iter().flatten();
-        let own = of.clone().find(|r| r.id == instance.rollout);
-        own.or(of.clone().next()).map(|r| r.spec.timing.clone()).unwrap_or_default()
+    fn leaving_timing(&self, instance: &Instance) -> &'a Timing {
+        let mut known = self.intent.live.iter().chain(&self.intent.candidate);
+        let own = known.find(|r| r.id == instance.rollout);
+        own.map_or(&self.intent.timing, |r| &r.spec.timing)
     }
 
     fn unless_stopping(&mut self, instance: &Instance, stop: Action) {

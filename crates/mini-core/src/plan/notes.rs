@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rollout, crash_delay_ms, start_delay_ms};
+use super::{Intent, Rollout, crash_delay_ms, start_delay_ms};
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::ports::{Instance, InstanceState};
@@ -22,6 +22,7 @@ pub struct Notes {
     start_errors: BTreeMap<(DeploymentId, ProcessType, u32), StartError>,
     again_errors: BTreeMap<InstanceId, StartError>,
     candidate: Option<(DeploymentId, Millis)>,
+    unannounced: Option<(DeploymentId, Millis)>,
     stopping: BTreeSet<InstanceId>,
 }
 
@@ -84,12 +85,13 @@ impl Notes {
         }
     }
 
-    pub fn candidate_seen(&mut self, candidate: Option<&DeploymentId>, now: Millis) {
-        match candidate {
-            Some(id) if self.candidate.as_ref().is_some_and(|(seen, _)| seen == id) => {}
-            Some(id) => self.candidate = Some((id.clone(), now)),
-            None => self.candidate = None,
-        }
+    /// Takes in what should be: since when it is so, and that all else is over.
+    pub fn meant(&mut self, intent: &Intent, now: Millis) {
+        let candidate = intent.candidate.as_ref().map(|c| &c.id);
+        since(&mut self.candidate, candidate, now);
+        since(&mut self.unannounced, intent.unannounced.as_ref(), now);
+        let live = intent.live.as_ref().map(|l| &l.id);
+        self.start_errors.retain(|(id, _, _), _| Some(id) == candidate || Some(id) == live);
     }
 
     pub fn start_failed(
@@ -180,7 +182,18 @@ impl Notes {
         self.candidate_since(id).map_or(0, |since| now.since(since))
     }
 
+    pub(super) fn unannounced_since(&self, id: &DeploymentId) -> Option<Millis> {
+        self.unannounced.as_ref().filter(|(seen, _)| seen == id).map(|(_, at)| *at)
+    }
+
     pub(super) fn candidate_since(&self, id: &DeploymentId) -> Option<Millis> {
         self.candidate.as_ref().filter(|(seen, _)| seen == id).map(|(_, at)| *at)
+    }
+}
+
+/// Keeps since when `what` is so.
+fn since(known: &mut Option<(DeploymentId, Millis)>, what: Option<&DeploymentId>, now: Millis) {
+    if known.as_ref().map(|(id, _)| id) != what {
+        *known = what.map(|id| (id.clone(), now));
     }
 }

@@ -45,6 +45,7 @@ struct World {
 impl World {
     fn new(live: Option<Rollout>, candidate: Option<Rollout>, instances: Vec<Instance>) -> Self {
         let released = live.is_some();
+        let timing = live.as_ref().map(|l| l.spec.timing.clone()).unwrap_or_default();
         let intent = Intent {
             app: "blue".parse().unwrap(),
             desired: Desired::Run,
@@ -52,6 +53,7 @@ impl World {
             candidate,
             unannounced: None,
             released,
+            timing,
             hosts: vec![],
         };
         let proxy = ProxyView { connected: true, ..ProxyView::default() };
@@ -67,8 +69,7 @@ impl World {
 
     fn plan(&mut self, now: u64) -> Plan {
         self.notes.saw(&self.instances);
-        let candidate = self.intent.candidate.as_ref().map(|c| c.id.clone());
-        self.notes.candidate_seen(candidate.as_ref(), Millis(now));
+        self.notes.meant(&self.intent, Millis(now));
         let observed =
             Observed { instances: Some(&self.instances), proxy: &self.proxy, notes: &self.notes };
         let plan = plan(&self.intent, observed, Millis(now));
@@ -307,4 +308,42 @@ fn the_user_is_told_when_requests_reach_the_new_release_and_not_before() {
     assert_eq!(world.plan(2001).actions, [], "nor taken it");
     world.proxy.sent_is_applied = true;
     assert_eq!(world.plan(2002).actions, [Action::Announce("d1".parse().unwrap())]);
+}
+
+#[test]
+fn a_release_that_crashed_once_it_was_live_keeps_nobody_waiting() {
+    let instances = vec![instance("a", "d1", "web", EXITED)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances);
+    let announce = Action::Announce("d1".parse().unwrap());
+    world.intent.unannounced = Some("d1".parse().unwrap());
+    assert!(!world.plan(2000).actions.contains(&announce), "it may come back");
+    world.instances[0].state = InstanceState::Running { since: Millis(3000) };
+    let plan = world.plan(11_999);
+    assert_eq!((plan.actions.as_slice(), plan.wake_at), (&[][..], Some(Millis(12_000))));
+    assert_eq!(world.plan(12_000).actions, [announce]);
+}
+
+#[test]
+fn a_rollout_ends_even_while_the_engine_is_away() {
+    let candidate = Some(rollout("d2", &[("web", 1)]));
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), candidate, vec![]);
+    world.notes.meant(&world.intent, Millis(1000));
+    let unknown = |world: &World, now| {
+        let observed = Observed { instances: None, proxy: &world.proxy, notes: &world.notes };
+        plan(&world.intent, observed, Millis(now))
+    };
+    let waiting = Plan { route: None, actions: vec![], wake_at: Some(Millis(181_000)) };
+    assert_eq!(unknown(&world, 2000), waiting);
+    let why = FailedBecause::TookTooLong;
+    let fail = Action::Fail { rollout: "d2".parse().unwrap(), why };
+    let ended = Plan { route: None, actions: vec![fail], wake_at: None };
+    assert_eq!(unknown(&world, 181_000), ended);
+}
+
+#[test]
+fn a_stopped_app_leaves_within_its_own_deadlines() {
+    let mut world = World::new(None, None, vec![instance("w", "d1", "worker", UP)]);
+    world.intent.desired = Desired::Stop;
+    world.intent.timing = Timing { grace_ms: 10_000, ..Timing::default() };
+    assert_eq!(world.plan(2000).actions, [stop("w")]);
 }
