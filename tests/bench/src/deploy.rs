@@ -99,7 +99,7 @@ async fn deploy(
     let mut mini = command.spawn().context("mini")?;
     let wanted = format!("hello from {APP} v{release}");
     let serving = async {
-        // No answer can come before; asking the old release meanwhile would cost what is measured.
+        // No answer of the new release can come before.
         starts.first().await?;
         while !door.says(&wanted).await {
             tokio::time::sleep(POLL).await;
