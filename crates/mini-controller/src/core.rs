@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mini_core::id::{DeploymentId, ServerId};
+use mini_core::id::ServerId;
 use mini_core::name::{AppName, HostName};
 use mini_core::ports::{Builder, Runtime};
 use mini_core::release::Timing;
 use mini_core::subnet::Subnet;
 use tokio::sync::{Notify, watch};
 
+use crate::deployer::Preparing;
 use crate::drivers::Drivers;
 use crate::link::Link;
 use crate::logs::{Logs, Pumps};
@@ -56,8 +57,8 @@ pub(crate) struct Core {
     pub(crate) drivers: Drivers,
     /// Something is queued, or an app has become free.
     pub(crate) queue: Notify,
-    /// A deployment that a user cancelled: its build stops.
-    pub(crate) cancelled: watch::Sender<Option<DeploymentId>>,
+    /// The deployments that are being built or pulled, to be cancelled.
+    pub(crate) preparing: Preparing,
     /// Counts up whenever an event of any deployment was stored.
     pub(crate) events: watch::Sender<u64>,
 }

@@ -242,6 +242,7 @@ async fn activate(
             notes.saw(instances);
         }
         notes.meant(&intent, now);
+        notes.heard(&view, now);
         let observed = Observed { instances: instances.as_deref(), proxy: &view, notes: &notes };
         let decided = plan(&intent, observed, now);
         if let Some(route) = &decided.route {
@@ -251,7 +252,13 @@ async fn activate(
     };
     if let Some(route) = &decided.route {
         let drains = route.targets.iter().any(|t| t.role == mini_core::route::Role::Drain);
-        let waits = drains || intent.unannounced.is_some();
+        // One that was cut leaves once the proxy has written down that it is in no route.
+        let cut = instances.iter().flatten().any(|i| {
+            i.process.is_web()
+                && i.state.is_running()
+                && route.targets.iter().all(|t| t.instance != i.id)
+        });
+        let waits = drains || cut || intent.unannounced.is_some();
         handle.waits_for_proxy.store(waits, Ordering::Relaxed);
         if core.link.publish(route) {
             // What was just said may allow more.

@@ -161,7 +161,7 @@ pub async fn run(
         world: World::default(),
         drivers: Drivers::default(),
         queue: Notify::new(),
-        cancelled: watch::Sender::new(None),
+        preparing: deployer::Preparing::default(),
         events: watch::Sender::new(0),
     });
     for app in core.store.read(store::all_apps).await? {

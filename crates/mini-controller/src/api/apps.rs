@@ -189,7 +189,7 @@ async fn set_desired(
         })
         .await;
     for id in unfinished? {
-        api.core.cancelled.send_replace(Some(id));
+        api.core.preparing.cancel(&id);
     }
     api.core.events_stored();
     api.core.queue.notify_one();

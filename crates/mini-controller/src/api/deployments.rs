@@ -21,7 +21,7 @@ use super::error::{ApiError, ApiResult};
 use super::stream::{self, HEARTBEAT, Lines};
 use super::{sources, view};
 use crate::clock::{self, timestamp};
-use crate::store::{self, AppRow, DeploymentRow};
+use crate::store::{self, AppRow, DeploymentRow, StoreResult};
 use crate::vault;
 
 const LISTED: u32 = 15;
@@ -59,6 +59,17 @@ pub(super) async fn enqueue(
     caller: &Caller,
     new: New,
 ) -> ApiResult<Deployment> {
+    enqueue_with(api, app, caller, new, |_| Ok(())).await
+}
+
+/// Puts a deployment into the queue, and does `change`: both or neither.
+pub(super) async fn enqueue_with(
+    api: &Api,
+    app: &AppRow,
+    caller: &Caller,
+    new: New,
+    change: impl FnOnce(&rusqlite::Connection) -> StoreResult<()> + Send + 'static,
+) -> ApiResult<Deployment> {
     let core = &api.core;
     let (idempotency_key, request_hash) = new.key.unzip();
     let row = DeploymentRow {
@@ -88,6 +99,7 @@ pub(super) async fn enqueue(
         if store::app_by_id(tx, row.app)?.is_none_or(|a| a.desired == Desired::Destroy) {
             return Ok(Queued::AppGone);
         }
+        change(tx)?;
         store::enqueue(tx, &row)?;
         Ok(Queued::New(row))
     });
@@ -258,7 +270,7 @@ pub(super) async fn cancel(
         )
         .hint("`mini deploys` says how each ended"));
     }
-    api.core.cancelled.send_replace(Some(d.id));
+    api.core.preparing.cancel(&d.id);
     api.core.events_stored();
     api.core.queue.notify_one();
     api.core.drivers.wake(&app.name);

@@ -6,11 +6,12 @@ use axum::http::HeaderMap;
 use mini_api::{DeploymentKind, Env, EnvChange, EnvChanged, ErrorCode, MAX_ENV_BYTES};
 use mini_core::name::EnvName;
 use mini_core::plan::Desired;
+use rusqlite::Connection;
 
 use super::Api;
 use super::auth::Caller;
 use super::body::{Json as Body, OfApp};
-use super::deployments::{New, enqueue, key_of, made_before};
+use super::deployments::{New, enqueue_with, key_of, made_before};
 use super::error::{ApiError, ApiResult};
 use crate::env;
 use crate::store::{self, AppRow};
@@ -94,22 +95,24 @@ pub(super) async fn change(
     if changed.is_empty() {
         return Ok(Json(EnvChanged { changed, deployment: None }));
     }
-    core.store.write(move |tx| store::change_env(tx, id, &changes)).await?;
     let unset = changed.iter().filter(|name| !vars.contains_key(*name)).count();
     let verb = if unset == changed.len() { "Unset" } else { "Set" };
     let description = format!("{verb} {}", changed.join(", "));
-    core.logs.say(&app.name, "api", format!("{description} (config vars)"));
+    let change_vars = move |tx: &Connection| store::change_env(tx, id, &changes);
     let deployment = if !change.stage && runs(&app) {
         let new = New {
             kind: DeploymentKind::Config,
             key: key.map(|key| (key, description.clone().into())),
-            description,
+            description: description.clone(),
             ..New::default()
         };
-        Some(enqueue(&api, &app, &caller, new).await?)
+        // Together: a change whose rollout was lost would be taken for one that was staged.
+        Some(enqueue_with(&api, &app, &caller, new, change_vars).await?)
     } else {
+        core.store.write(move |tx| change_vars(tx)).await?;
         None
     };
+    core.logs.say(&app.name, "api", format!("{description} (config vars)"));
     Ok(Json(EnvChanged { changed, deployment }))
 }
 

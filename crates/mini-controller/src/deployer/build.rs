@@ -59,7 +59,7 @@ async fn ready_made(
         return Ok(image);
     }
     set_status(core, &d.id, DeploymentStatus::Building).await?;
-    let id = follow(core, app, d, core.runtime.pull(name.to_owned())).await?;
+    let id = follow_in_time(core, app, d, core.runtime.pull(name.to_owned())).await?;
     found(core, id).await
 }
 
@@ -138,19 +138,8 @@ async fn from_source(
         context: stream,
         use_cache: !d.rebuild,
     };
-    let timeout = core.config.build_timeout;
-    let built = tokio::time::timeout(timeout, follow(core, app, d, core.builder.build(spec)));
-    let Ok(built) = built.await else {
-        let minutes = timeout.as_secs().div_ceil(60);
-        return Err(Stopped::Cause(
-            Cause::new(
-                "build_timeout",
-                format!("the build took longer than {minutes} minutes and was stopped"),
-            )
-            .hint("make it faster, or allow it more time on the server"),
-        ));
-    };
-    Ok(Built { image: found(core, built?).await?, commands, manifest })
+    let built = follow_in_time(core, app, d, core.builder.build(spec)).await?;
+    Ok(Built { image: found(core, built).await?, commands, manifest })
 }
 
 async fn look(source: &SourceDigest, tar: PathBuf) -> Result<Looked, Stopped> {
@@ -183,6 +172,28 @@ async fn built_before(
         note(core, &app.name, &d.id, &text).await?;
     }
     Ok(image)
+}
+
+/// The id of the image, if it comes within the time for builds.
+async fn follow_in_time(
+    core: &Arc<Core>,
+    app: &AppRow,
+    d: &DeploymentRow,
+    progress: Items<RuntimeResult<Progress>>,
+) -> Result<String, Stopped> {
+    let timeout = core.config.build_timeout;
+    let followed = tokio::time::timeout(timeout, follow(core, app, d, progress));
+    followed.await.unwrap_or_else(|_| {
+        let minutes = timeout.as_secs().div_ceil(60);
+        let what = if d.source.is_some() { "build" } else { "pull" };
+        Err(Stopped::Cause(
+            Cause::new(
+                "build_timeout",
+                format!("the {what} took longer than {minutes} minutes and was stopped"),
+            )
+            .hint("make it faster, or allow it more time on the server"),
+        ))
+    })
 }
 
 /// Passes output on to its end; the id of the image.

@@ -4,7 +4,8 @@
 //! What comes after it, the rollout, is not here: it is the planner's and the drivers'.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use mini_api::{DeploymentKind, DeploymentStatus, EventBody};
 use mini_core::cause::Cause;
@@ -13,6 +14,7 @@ use mini_core::name::AppName;
 use mini_core::plan::Desired;
 use mini_core::ports::RuntimeError;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::actions::end_failed;
 use crate::clock;
@@ -28,6 +30,28 @@ mod release;
 
 /// Builds at once on this machine (CONTRACTS, "Limits").
 const BUILDS: usize = 2;
+
+/// The pause after something could not be read or written, such as on a full disk.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What can be told to stop: every deployment on its way to a release.
+#[derive(Default)]
+pub(crate) struct Preparing {
+    tokens: Mutex<HashMap<DeploymentId, CancellationToken>>,
+}
+
+impl Preparing {
+    fn tokens(&self) -> MutexGuard<'_, HashMap<DeploymentId, CancellationToken>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops its build or pull, if it has one. That it is cancelled stands in the store already.
+    pub(crate) fn cancel(&self, id: &DeploymentId) {
+        if let Some(token) = self.tokens().get(id) {
+            token.cancel();
+        }
+    }
+}
 
 /// Why a deployment came to nothing before it was rolled out.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +95,9 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut building: HashSet<DeploymentId> = HashSet::new();
     let mut tasks: JoinSet<DeploymentId> = JoinSet::new();
     loop {
-        match core.store.read(store::unfinished_deployments).await {
+        let read = core.store.read(store::unfinished_deployments).await;
+        let unread = read.is_err();
+        match read {
             Ok(waiting) => {
                 for d in due(waiting, &running, &building) {
                     running.insert(d.id.clone(), d.app);
@@ -81,7 +107,11 @@ pub(crate) async fn run(core: Arc<Core>) {
                     let core = core.clone();
                     tasks.spawn(async move {
                         let id = d.id.clone();
-                        prepare(&core, d).await;
+                        if let Err(error) = prepare(&core, d).await {
+                            // It is still in the queue, and is tried again.
+                            tracing::error!(deployment = %id, %error, "a deployment is stuck");
+                            tokio::time::sleep(RETRY).await;
+                        }
                         id
                     });
                 }
@@ -90,6 +120,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         tokio::select! {
             () = core.queue.notified() => {}
+            () = tokio::time::sleep(RETRY), if unread => {}
             Some(done) = tasks.join_next() => match done {
                 Ok(id) => {
                     running.remove(&id);
@@ -139,23 +170,32 @@ fn due(
     due
 }
 
-async fn prepare(core: &Arc<Core>, d: DeploymentRow) {
-    let app_id = d.app;
-    let app = match core.store.read(move |c| store::app_by_id(c, app_id)).await {
-        Ok(Some(app)) if app.desired != Desired::Destroy => app,
-        Ok(_) => return,
-        Err(error) => return tracing::error!(%error, "an app could not be read"),
-    };
-    let mut cancelled = core.cancelled.subscribe();
-    let id = d.id.clone();
+/// Takes a deployment to its release, or to its end; fails only if the store does.
+async fn prepare(core: &Arc<Core>, d: DeploymentRow) -> Result<(), StoreError> {
+    let token = CancellationToken::new();
+    // From here on a cancellation is heard; one that came before is found in the store.
+    core.preparing.tokens().insert(d.id.clone(), token.clone());
     let prepared = tokio::select! {
-        prepared = steps(core, &app, &d) => prepared,
+        prepared = prepare_app(core, &d) => prepared,
         // Dropping the steps cancels the build on the engine.
-        _ = cancelled.wait_for(|c| c.as_ref() == Some(&id)) => Err(Stopped::Finished),
+        () = token.cancelled() => Ok(()),
     };
-    let failed = match prepared {
-        Ok(()) => return core.drivers.wake(&app.name),
-        Err(Stopped::Finished) => return,
+    core.preparing.tokens().remove(&d.id);
+    prepared
+}
+
+async fn prepare_app(core: &Arc<Core>, d: &DeploymentRow) -> Result<(), StoreError> {
+    let app_id = d.app;
+    let app = match core.store.read(move |c| store::app_by_id(c, app_id)).await? {
+        Some(app) if app.desired != Desired::Destroy => app,
+        _ => return Ok(()),
+    };
+    let failed = match steps(core, &app, d).await {
+        Ok(()) => {
+            core.drivers.wake(&app.name);
+            return Ok(());
+        }
+        Err(Stopped::Finished) => return Ok(()),
         Err(Stopped::Cause(cause)) => cause,
         Err(Stopped::Store(StoreError::Full(why))) => {
             tracing::error!(%why, "a deployment could not be written down");
@@ -165,11 +205,10 @@ async fn prepare(core: &Arc<Core>, d: DeploymentRow) {
         Err(error) => {
             tracing::error!(deployment = %d.id, %error, "a deployment failed inside the platform");
             Cause::new("internal", "the platform failed; its log says more")
+                .hint("deploy again; if it stays, look into the server's log")
         }
     };
-    if let Err(error) = end_failed(core, &app.name, &d.id, failed).await {
-        tracing::error!(deployment = %d.id, %error, "a failure could not be written down");
-    }
+    end_failed(core, &app.name, &d.id, failed).await
 }
 
 async fn steps(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), Stopped> {

@@ -132,11 +132,7 @@ pub(super) async fn again(
 ) -> Result<(), Stopped> {
     let live = live_release(core, app).await?;
     let (app_id, id, now) = (app.id, d.id.clone(), clock::now());
-    let moved = core.store.write(move |tx| {
-        store::set_release(tx, &id, live.number)?;
-        store::set_desired(tx, app_id, Desired::Run)?;
-        store::set_status(tx, &id, DeploymentStatus::Starting, now)
-    });
+    let moved = core.store.write(move |tx| store::begin_again(tx, app_id, &id, live.number, now));
     let moved = moved.await?;
     core.events_stored();
     if moved { Ok(()) } else { Err(Stopped::Finished) }

@@ -105,12 +105,27 @@ pub(crate) fn deployment_by_key(
     one(c, &sql, params![app, key], read)
 }
 
-/// Adds a deployment to the queue, and supersedes those of the app that still wait.
+/// Whether all that a waiting deployment would bring comes with a `newer` one too. New config vars
+/// come with every build, but code comes with nothing else.
+fn supersedes(newer: DeploymentKind, waiting: DeploymentKind) -> bool {
+    use DeploymentKind::{Config, Deploy, Restart, Rollback, Start};
+    match newer {
+        Deploy | Rollback => true,
+        Config => matches!(waiting, Config | Restart | Start),
+        Restart | Start => matches!(waiting, Restart | Start),
+    }
+}
+
+/// Adds a deployment to the queue, and supersedes those of the app that wait for nothing else.
 ///
 /// Returns what was superseded.
 pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<DeploymentId>> {
-    let sql = "SELECT id FROM deployments WHERE app_id = ?1 AND status = 'queued'";
-    let waiting: Vec<DeploymentId> = all(c, sql, [d.app], |row| parsed(row, "id"))?;
+    let sql = "SELECT id, kind FROM deployments WHERE app_id = ?1 AND status = 'queued'";
+    let waiting: Vec<(DeploymentId, DeploymentKind)> = all(c, sql, [d.app], |row| {
+        Ok((parsed(row, "id")?, named(row.get("kind")?, "deployments.kind")?))
+    })?;
+    let passed = waiting.into_iter().filter(|(_, kind)| supersedes(d.kind, *kind));
+    let waiting: Vec<DeploymentId> = passed.map(|(id, _)| id).collect();
     for id in &waiting {
         finish(c, id, DeploymentStatus::Superseded, None, d.created_at)?;
     }
@@ -159,6 +174,23 @@ pub(crate) fn set_release(c: &Connection, id: &DeploymentId, release: u32) -> St
     let sql = "UPDATE deployments SET release = ?2 WHERE id = ?1";
     c.execute(sql, params![id.as_str(), release])?;
     Ok(())
+}
+
+/// Makes a release that was live the candidate; false, and nothing is changed, if the deployment
+/// was finished meanwhile: a user who stopped or destroyed the app had the last word.
+pub(crate) fn begin_again(
+    c: &Connection,
+    app: AppId,
+    id: &DeploymentId,
+    release: u32,
+    now: Millis,
+) -> StoreResult<bool> {
+    if !set_status(c, id, DeploymentStatus::Starting, now)? {
+        return Ok(false);
+    }
+    set_release(c, id, release)?;
+    set_desired(c, app, Desired::Run)?;
+    Ok(true)
 }
 
 /// Ends a deployment; false when it was finished before.

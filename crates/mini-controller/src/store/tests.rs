@@ -126,6 +126,49 @@ async fn a_newer_deployment_supersedes_the_one_that_waits() {
 }
 
 #[tokio::test]
+async fn a_restart_or_new_config_vars_do_not_pass_code_that_waits() {
+    let Bench { store, app, folder: _folder } = bench().await;
+    let row = |id: &str, kind| DeploymentRow { kind, ..deployment_row(app.id, id, 10) };
+    let rows = [
+        row("d1", DeploymentKind::Deploy),
+        row("d2", DeploymentKind::Config),
+        row("d3", DeploymentKind::Restart),
+        row("d4", DeploymentKind::Restart),
+        row("d5", DeploymentKind::Config),
+    ];
+    let waiting = store
+        .write(move |tx| {
+            for row in &rows {
+                enqueue(tx, row)?;
+            }
+            let all: Vec<_> = unfinished_deployments(tx)?.into_iter().map(|d| d.id).collect();
+            enqueue(tx, &deployment_row(rows[0].app, "d6", 11))?;
+            assert_eq!(unfinished_deployments(tx)?.len(), 1, "newer code passes all");
+            Ok(all)
+        })
+        .await
+        .unwrap();
+    assert_eq!(waiting, ["d1", "d5"].map(|id| id.parse::<DeploymentId>().unwrap()));
+}
+
+#[tokio::test]
+async fn a_restart_that_was_cancelled_undoes_no_destroy() {
+    let Bench { store, app, folder: _folder } = bench().await;
+    let (id, row) = (app.id, deployment_row(app.id, "d1", 10));
+    let desired = store
+        .write(move |tx| {
+            enqueue(tx, &row)?;
+            finish(tx, &row.id, DeploymentStatus::Cancelled, None, Millis(11))?;
+            set_desired(tx, id, Desired::Destroy)?;
+            assert!(!begin_again(tx, id, &row.id, 1, Millis(12))?);
+            Ok(app_by_id(tx, id)?.unwrap().desired)
+        })
+        .await
+        .unwrap();
+    assert_eq!(desired, Desired::Destroy);
+}
+
+#[tokio::test]
 async fn the_commit_is_one_transaction_and_happens_once() {
     let Bench { store, app, folder: _folder } = bench().await;
     let (id, row) = (app.id, deployment_row(app.id, "d1", 10));

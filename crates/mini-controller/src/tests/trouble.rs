@@ -1,5 +1,6 @@
 //! What once went wrong.
 
+use mini_api::EnvChange;
 use mini_core::ports::Runtime as _;
 use mini_core::testing::Call;
 
@@ -15,6 +16,84 @@ async fn a_name_can_be_used_again_as_soon_as_its_app_is_gone() {
         house.create("blue").await;
         house.deploy_live("hello:1").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_an_app_ends_its_build_even_with_another_deployment_waiting() {
+    let house = House::with_blue().await;
+    house.engine.add_to_registry("far:1", image("far:1"));
+    house.engine.hold(Call::Pull);
+    let pulls = house.deploy("far:1").await;
+    let held = || async { (house.engine.waiting(Call::Pull) == 1).then_some(()) };
+    until(SOON, "the pull", held).await;
+    let waits = house.deploy("hello:2").await;
+    house.client.stop(&blue()).await.unwrap();
+    house.ends(&pulls, DeploymentStatus::Cancelled).await;
+    house.ends(&waits, DeploymentStatus::Cancelled).await;
+    let dropped = || async { (house.engine.waiting(Call::Pull) == 0).then_some(()) };
+    until(SOON, "the pull is given up", dropped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_hangs_ends_with_the_time_for_builds() {
+    let mut house = House::new().await;
+    house.kill().await;
+    house.start_with(Config { build_timeout: Duration::from_millis(200), ..house.config() }).await;
+    house.create("blue").await;
+    house.engine.add_to_registry("far:1", image("far:1"));
+    house.engine.hold(Call::Pull);
+    let id = house.deploy("far:1").await;
+    let failed = house.ends(&id, DeploymentStatus::Failed).await;
+    assert_eq!(failed.cause.unwrap().code, "build_timeout");
+}
+
+/// Another connection to the controller's database.
+fn database(house: &House) -> rusqlite::Connection {
+    rusqlite::Connection::open(house.folder.path().join("mini.db")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_no_writes_is_not_asked_without_a_pause() {
+    let house = House::with_blue().await;
+    database(&house)
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE UPDATE ON deployments
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        )
+        .unwrap();
+    let before = house.engine.count(Call::Image);
+    let id = house.deploy("hello:2").await;
+    let tries = || house.engine.count(Call::Image) - before;
+    until(SOON, "a second try", || async { (tries() >= 2).then_some(()) }).await;
+    let begun = std::time::Instant::now();
+    let third = || async { (tries() >= 10 || begun.elapsed().as_millis() > 800).then_some(()) };
+    until(SOON, "more tries", third).await;
+    assert!(tries() < 10, "{} tries in {:?}", tries(), begun.elapsed());
+    database(&house).execute_batch("DROP TRIGGER broken").unwrap();
+    house.ends(&id, DeploymentStatus::Live).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_vars_and_their_deployment_are_written_down_together() {
+    let house = House::with_blue().await;
+    database(&house)
+        .execute_batch(
+            "CREATE TRIGGER broken BEFORE INSERT ON deployments
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        )
+        .unwrap();
+    let vars = [("A".to_owned(), Some("1".to_owned()))].into();
+    let change = EnvChange { vars, stage: false };
+    house.client.change_env(&blue(), &change, "one-key").await.unwrap_err();
+    database(&house).execute_batch("DROP TRIGGER broken").unwrap();
+    // The same request again, as a client does after a lost answer.
+    house.engine.set_now(clock::now());
+    let changed = house.client.change_env(&blue(), &change, "one-key").await.unwrap();
+    let id = changed.deployment.expect("a rollout of the change").id;
+    house.ends(&id, DeploymentStatus::Live).await;
+    let instance = house.settles_on(2).await;
+    let env = house.engine.spec(&instance).unwrap().env;
+    assert!(env.contains(&("A".into(), "1".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
