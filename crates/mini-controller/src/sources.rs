@@ -5,12 +5,18 @@
 //! we made: owner 0, permission bits of a file or a program, no setuid, no sparse files, no
 //! extensions of anybody's.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use mini_core::source::{Entry, Refused, SourceDigest, Tree, clean_path};
+use mini_core::source::{Entry, MAX_PATH, Refused, SourceDigest, Tree, clean_path};
 use tar::{Archive, Builder, EntryType, Header};
+
+/// What may stand between the contents of two entries: headers, and extensions (long names, pax
+/// records), which the archive's reader takes into memory whole.
+const MAX_BETWEEN: u64 = 256 << 10;
 
 /// Why an upload was not taken. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +88,18 @@ impl Sources {
     fn write_clean(&self, archive: impl Read, part: &Path) -> Result<Taken, SourceError> {
         let file = File::create(part).map_err(SourceError::Disk)?;
         let mut clean = Builder::new(BufWriter::with_capacity(256 << 10, file));
-        let mut archive = Archive::new(decompressed(archive)?);
+        let left = Rc::new(Cell::new(MAX_BETWEEN));
+        let metered = Metered { inner: decompressed(archive)?, left: left.clone() };
+        let mut archive = Archive::new(metered);
         let mut tree = Tree::default();
         for entry in archive.entries().map_err(damaged)? {
-            copy_entry(&mut entry.map_err(damaged)?, &mut tree, &mut clean)?;
+            let mut entry = entry.map_err(damaged)?;
+            // Content is measured by the tree.
+            left.set(u64::MAX);
+            copy_entry(&mut entry, &mut tree, &mut clean)?;
+            left.set(MAX_BETWEEN);
         }
-        drain(archive.into_inner())?;
+        drain(archive.into_inner().inner)?;
         if tree.files() == 0 {
             return Err(SourceError::Empty);
         }
@@ -136,6 +148,23 @@ fn damaged(error: std::io::Error) -> SourceError {
     }
 }
 
+/// Reads on until `left` is used up.
+struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        match self.left.get().checked_sub(n as u64) {
+            Some(left) => self.left.set(left),
+            None => return Err(std::io::Error::other("the description of an entry is too long")),
+        }
+        Ok(n)
+    }
+}
+
 /// Checks one entry and writes it anew.
 fn copy_entry(
     entry: &mut tar::Entry<'_, impl Read>,
@@ -144,8 +173,8 @@ fn copy_entry(
 ) -> Result<(), SourceError> {
     let path = clean_path(&entry.path_bytes())?;
     let kind = entry.header().entry_type();
-    if path.is_empty() && kind.is_dir() {
-        return Ok(());
+    if path.is_empty() {
+        return if kind.is_dir() { Ok(()) } else { Err(Refused::NotAPath(path).into()) };
     }
     let mtime = entry.header().mtime().unwrap_or(0);
     let mode = entry.header().mode().unwrap_or(0o644);
@@ -178,7 +207,7 @@ fn copy_entry(
             let target = entry.link_name_bytes().unwrap_or_default();
             let to = String::from_utf8(target.into_owned())
                 .ok()
-                .filter(|t| !t.is_empty() && !t.contains('\0'))
+                .filter(|t| !t.is_empty() && t.len() <= MAX_PATH && !t.contains('\0'))
                 .ok_or_else(|| Refused::NotAPath(path.clone()))?;
             tree.add(&path, Entry::Link { to: to.clone() })?;
             let mut header = plain_header(EntryType::Symlink, 0o777, 0, mtime);

@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 /// The largest source by default, in bytes and entries (CONTRACTS, "Limits").
 pub const MAX_BYTES: u64 = 2 << 30;
 pub const MAX_ENTRIES: usize = 200_000;
+/// The most that the names of a source may take together, paths and link targets, in bytes: they
+/// are held in memory. 200,000 paths of a usual length take a third of it.
+pub const MAX_NAME_BYTES: usize = 48 << 20;
+/// The longest path or link target, in bytes (Linux: `PATH_MAX`).
+pub const MAX_PATH: usize = 4096;
 
 /// The digest of a tree: BLAKE3 over its sorted entries, in hex (64 characters).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,13 +97,15 @@ pub enum Refused {
     TooMany(usize),
     #[error("the source is larger than {0} bytes")]
     TooLarge(u64),
+    #[error("the names of the source's entries take more than {0} bytes together")]
+    LongNames(usize),
 }
 
 /// A path inside a source: relative, `/`-separated, no `.`, `..` or empty part.
 pub fn clean_path(raw: &[u8]) -> Result<String, Refused> {
     let shown = || String::from_utf8_lossy(raw).into_owned();
     let text = std::str::from_utf8(raw).map_err(|_| Refused::NotAPath(shown()))?;
-    if text.chars().any(char::is_control) || text.len() > 4096 {
+    if text.chars().any(char::is_control) || text.len() > MAX_PATH {
         return Err(Refused::NotAPath(shown()));
     }
     if text.starts_with('/') {
@@ -115,6 +122,8 @@ pub fn clean_path(raw: &[u8]) -> Result<String, Refused> {
 pub struct Tree {
     entries: BTreeMap<String, Entry>,
     bytes: u64,
+    /// What the names take.
+    names: usize,
     max_bytes: u64,
     max_entries: usize,
 }
@@ -127,7 +136,7 @@ impl Default for Tree {
 
 impl Tree {
     pub fn new(max_bytes: u64, max_entries: usize) -> Self {
-        Self { entries: BTreeMap::new(), bytes: 0, max_bytes, max_entries }
+        Self { entries: BTreeMap::new(), bytes: 0, names: 0, max_bytes, max_entries }
     }
 
     /// Whether an entry may be added at `path` (cleaned), before its content is read.
@@ -163,7 +172,14 @@ impl Tree {
     pub fn add(&mut self, path: &str, entry: Entry) -> Result<(), Refused> {
         let size = if let Entry::File { size, .. } = entry { size } else { 0 };
         self.may_add(path, entry == Entry::Folder, size)?;
-        for (at, _) in path.match_indices('/') {
+        let target = if let Entry::Link { to } = &entry { to.len() } else { 0 };
+        let above = path.match_indices('/').map(|(at, _)| at);
+        let new = above.clone().filter(|at| !self.entries.contains_key(&path[..*at]));
+        self.names += new.sum::<usize>() + path.len() + target;
+        if self.names > MAX_NAME_BYTES {
+            return Err(Refused::LongNames(MAX_NAME_BYTES));
+        }
+        for at in above {
             self.entries.entry(path[..at].to_owned()).or_insert(Entry::Folder);
         }
         self.entries.insert(path.to_owned(), entry);
@@ -252,6 +268,18 @@ mod tests {
         tree.add("g", file("1")).unwrap();
         tree.add("h", file("1")).unwrap();
         assert_eq!(tree.add("i", file("1")), Err(Refused::TooMany(6)));
+    }
+
+    #[test]
+    fn the_names_of_a_tree_fit_into_memory() {
+        let mut tree = Tree::default();
+        let deep = "a/".repeat(2000);
+        let refused = (0..100_000).find_map(|n| {
+            let path = format!("{n}/{deep}f");
+            tree.add(&path, file("")).err()
+        });
+        assert_eq!(refused, Some(Refused::LongNames(MAX_NAME_BYTES)));
+        assert!(tree.paths().map(|(path, _)| path.len()).sum::<usize>() <= MAX_NAME_BYTES);
     }
 
     #[test]

@@ -130,3 +130,52 @@ fn long_names_survive_and_parts_are_cleared() {
     again.remove(&taken.digest).unwrap();
     assert!(!again.has(&taken.digest));
 }
+
+/// Counts what is read of it.
+struct Counted<R>(R, std::rc::Rc<std::cell::Cell<u64>>);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.0.read(buffer)?;
+        self.1.set(self.1.get() + n as u64);
+        // Whoever reads so much of it keeps it in memory.
+        assert!(self.1.get() < 16 << 20, "it is read to no end");
+        Ok(n)
+    }
+}
+
+#[test]
+fn what_describes_an_entry_is_not_read_to_no_end() {
+    let bench = bench();
+    for kind in [b'L', b'K', b'x', b'g', b'5'] {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..4].copy_from_slice(b"name");
+        header.set_entry_type(EntryType::new(kind));
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let endless = header.as_bytes().chain(std::io::repeat(b'a'));
+        let read = std::rc::Rc::new(std::cell::Cell::new(0));
+        let refused = bench.sources.take(Counted(endless, read.clone()), "u").err().unwrap();
+        assert!(matches!(refused, SourceError::Damaged(_)), "{refused}");
+        assert!(read.get() < 1 << 20, "{} bytes of a {:?}", read.get(), kind as char);
+    }
+}
+
+#[test]
+fn links_are_as_long_as_paths_and_a_file_has_a_name() {
+    let bench = bench();
+    let mut tar = Builder::new(Vec::new());
+    let mut header = plain_header(EntryType::Symlink, 0o777, 0, 0);
+    tar.append_link(&mut header, "long", "x".repeat(MAX_PATH + 1)).unwrap();
+    let long = tar.into_inner().unwrap();
+    for bad in [long, archive(&[(FILE, "./", "x")])] {
+        let refused = bench.sources.take(&bad[..], "u").err().unwrap();
+        assert!(matches!(refused, SourceError::Refused(Refused::NotAPath(_))), "{refused}");
+    }
+    let here = archive(&[(EntryType::Symlink, "here", "."), (FILE, "f", "x")]);
+    assert_eq!(bench.sources.take(&here[..], "u").unwrap().files, 2);
+}
