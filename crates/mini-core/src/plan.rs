@@ -28,6 +28,8 @@ use crate::time::Millis;
 mod backoff;
 mod notes;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub use backoff::{crash_delay_ms, start_delay_ms};
@@ -87,6 +89,7 @@ pub struct Observed<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct ProxyView {
     pub connected: bool,
+    /// Until a route is sent, only what the proxy's hello named as serving.
     pub health: BTreeMap<InstanceId, (Millis, Verdict)>,
     pub drained: BTreeSet<InstanceId>,
     /// The route that was last sent over this connection.
@@ -106,6 +109,14 @@ impl ProxyView {
     fn sent_role(&self, id: &InstanceId, started: Millis) -> Option<Role> {
         let target = self.sent.as_ref()?.targets.iter().find(|t| t.instance == *id)?;
         (target.started == started).then_some(target.role)
+    }
+
+    /// Whether requests are sent to this start of the instance now.
+    fn sends_to(&self, id: &InstanceId, started: Millis) -> bool {
+        match &self.sent {
+            Some(_) => self.sent_role(id, started) == Some(Role::Serve),
+            None => self.healthy(id, started),
+        }
     }
 }
 
@@ -400,6 +411,9 @@ impl<'a> Planner<'a> {
         if !instance.process.is_web() || instance.address.is_none() {
             return self.unless_stopping(instance, stop);
         }
+        if self.stands_in(instance, started) {
+            return self.target(instance, started, Role::Serve);
+        }
         let drained = self.proxy.drained.contains(&instance.id);
         let deadline = self.notes.draining_since(&instance.id).map(|at| at.plus(timing.drain_ms));
         let over = deadline.is_some_and(|at| self.now >= at);
@@ -411,14 +425,36 @@ impl<'a> Planner<'a> {
         let told = self.proxy.sent.is_some()
             && self.proxy.sent_role(&instance.id, started) == role
             && self.proxy.sent_is_durable;
-        // Without a proxy nothing is known of requests. A user who stops or destroys the app
-        // waits for no longer than the drain time all the same.
-        let forced = over && !self.proxy.connected && self.intent.desired != Desired::Run;
-        if (told && (drained || over)) || forced {
-            self.unless_stopping(instance, stop);
-        } else if let (Some(at), false) = (deadline, over) {
+        if told && (drained || over) {
+            return self.unless_stopping(instance, stop);
+        }
+        if let (Some(at), false) = (deadline, over) {
             self.wake(at);
         }
+        // Without a proxy nothing is known of requests. A user who stops or destroys the app
+        // waits for no longer than the drain time all the same.
+        if !self.proxy.connected
+            && self.intent.desired != Desired::Run
+            && let Some(since) = self.notes.leaving_since(&instance.id)
+            && !self.notes.is_stopping(&instance.id)
+        {
+            self.at(Some(since.plus(timing.drain_ms)), stop);
+        }
+    }
+
+    /// Whether an instance with no slot goes on serving, since nothing of the live rollout does:
+    /// the proxy may have started from an older table, or the one that was healthy at the
+    /// commit is gone since.
+    fn stands_in(&self, instance: &Instance, started: Millis) -> bool {
+        let live = self.intent.live.as_ref().filter(|_| self.intent.desired == Desired::Run);
+        live.is_some_and(|l| l.spec.count(&ProcessType::web()) > 0)
+            && !self.notes.is_stopping(&instance.id)
+            && !self.live_serves()
+            && self.proxy.sends_to(&instance.id, started)
+    }
+
+    fn live_serves(&self) -> bool {
+        self.targets.iter().any(|t| t.role == Role::Serve && self.staying.contains(&t.instance))
     }
 
     fn leaving_timing(&self, instance: &Instance) -> &'a Timing {

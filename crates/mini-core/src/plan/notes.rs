@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Intent, Rollout, crash_delay_ms, start_delay_ms};
+use super::{Intent, ProxyView, Rollout, crash_delay_ms, start_delay_ms};
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::ports::{Instance, InstanceState};
@@ -17,6 +17,9 @@ const STEADY_MS: u64 = 600_000;
 
 #[derive(Debug, Clone, Default)]
 pub struct Notes {
+    /// Since when an instance is planned to leave.
+    leaving: BTreeMap<InstanceId, Millis>,
+    /// Since when the proxy is known to send it no more requests.
     draining: BTreeMap<InstanceId, Millis>,
     crashes: BTreeMap<InstanceId, Crashes>,
     start_errors: BTreeMap<(DeploymentId, ProcessType, u32), StartError>,
@@ -59,6 +62,7 @@ impl Notes {
     /// Takes in a look at the app's instances.
     pub fn saw(&mut self, instances: &[Instance]) {
         let there: BTreeSet<&InstanceId> = instances.iter().map(|i| &i.id).collect();
+        self.leaving.retain(|id, _| there.contains(id));
         self.draining.retain(|id, _| there.contains(id));
         self.crashes.retain(|id, _| there.contains(id));
         self.again_errors.retain(|id, _| there.contains(id));
@@ -78,10 +82,26 @@ impl Notes {
         }
     }
 
-    /// Takes in the route that was planned: when each draining target began to drain.
+    /// Takes in the route that was planned: which targets are to leave.
     pub fn planned(&mut self, route: &AppRoute, now: Millis) {
         for target in route.targets.iter().filter(|t| t.role == Role::Drain) {
-            self.draining.entry(target.instance.clone()).or_insert(now);
+            self.leaving.entry(target.instance.clone()).or_insert(now);
+        }
+    }
+
+    /// Takes in what the proxy does: since when each target drains. The drain time counts from
+    /// here, not from the plan: a proxy that was away meanwhile went on sending requests.
+    pub fn heard(&mut self, proxy: &ProxyView, now: Millis) {
+        let serves_again = |id: &InstanceId| {
+            let health = proxy.health.get(id);
+            health.is_some_and(|(started, _)| proxy.sends_to(id, *started))
+        };
+        self.draining.retain(|id, _| !serves_again(id));
+        if proxy.sent_is_applied {
+            let sent = proxy.sent.iter().flat_map(|r| &r.targets);
+            for target in sent.filter(|t| t.role == Role::Drain) {
+                self.draining.entry(target.instance.clone()).or_insert(now);
+            }
         }
     }
 
@@ -138,6 +158,10 @@ impl Notes {
     /// How often it was started again after an exit.
     pub fn restarts(&self, id: &InstanceId) -> u32 {
         self.crashes.get(id).map_or(0, |c| c.restarts)
+    }
+
+    pub(super) fn leaving_since(&self, id: &InstanceId) -> Option<Millis> {
+        self.leaving.get(id).copied()
     }
 
     pub(super) fn draining_since(&self, id: &InstanceId) -> Option<Millis> {

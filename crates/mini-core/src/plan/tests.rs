@@ -70,6 +70,7 @@ impl World {
     fn plan(&mut self, now: u64) -> Plan {
         self.notes.saw(&self.instances);
         self.notes.meant(&self.intent, Millis(now));
+        self.notes.heard(&self.proxy, Millis(now));
         let observed =
             Observed { instances: Some(&self.instances), proxy: &self.proxy, notes: &self.notes };
         let plan = plan(&self.intent, observed, Millis(now));
@@ -165,8 +166,9 @@ fn the_old_release_serves_until_the_new_one_is_live_then_drains_then_stops() {
 fn what_outlasts_the_drain_time_is_cut_then_stopped() {
     let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
     let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["b"]);
-    let first = world.plan(10_000);
+    let first = world.plan(9_000);
     world.sent(&first);
+    world.plan(10_000);
     let waiting = world.plan(20_000);
     assert_eq!((waiting.actions.len(), waiting.wake_at), (0, Some(Millis(40_000))));
     let cut = world.plan(40_000);
@@ -346,4 +348,48 @@ fn a_stopped_app_leaves_within_its_own_deadlines() {
     world.intent.desired = Desired::Stop;
     world.intent.timing = Timing { grace_ms: 10_000, ..Timing::default() };
     assert_eq!(world.plan(2000).actions, [stop("w")]);
+}
+
+#[test]
+fn the_old_release_goes_on_serving_until_something_of_the_live_one_does() {
+    // The proxy started again from a table older than the commit, and has not probed `b` yet.
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["a"]);
+    world.proxy.connected = false;
+    let plan = world.plan(2000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Probe)]);
+    world.proxy.connected = true;
+    world.sent(&plan);
+    world.proxy.drained.insert("a".parse().unwrap());
+    assert_eq!(world.plan(100_000).actions, [], "nobody else would answer");
+
+    let mut world = world.healthy(&["b"]);
+    let plan = world.plan(100_001);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+
+    // One that was never sent requests does not begin to get them, however healthy.
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["a"]);
+    world.proxy.sent = Some(AppRoute { targets: vec![], ..plan.route.unwrap() });
+    assert_eq!(roles(&world.plan(2000)), [("a".into(), Role::Drain), ("b".into(), Role::Probe)]);
+}
+
+#[test]
+fn the_drain_time_counts_from_when_the_proxy_sends_no_more_requests() {
+    let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
+    let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["b"]);
+    // Planned to leave for longer than the drain time, with nobody there to tell.
+    world.plan(10_000);
+    let plan = world.plan(100_000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+    world.sent(&plan);
+    assert_eq!(world.plan(100_100).wake_at, Some(Millis(130_100)));
+    assert_eq!(roles(&world.plan(130_100)), [("b".into(), Role::Serve)]);
+
+    // It served once more in between: the next drain is a whole one.
+    let started = Millis(1000);
+    world.proxy.sent = None;
+    world.proxy.health.insert("a".parse().unwrap(), (started, Verdict::Healthy));
+    let plan = world.plan(131_000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
 }
