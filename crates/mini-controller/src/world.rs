@@ -25,6 +25,9 @@ pub(crate) struct World {
     known: Mutex<Option<HashMap<InstanceId, Instance>>>,
     /// Why it is unknown, for people.
     trouble: Mutex<Option<String>>,
+    /// What was told of single instances while a full look was under way: it is newer than what
+    /// that look will say, which may have been on its way for long.
+    told: Mutex<Option<HashMap<InstanceId, Option<Instance>>>>,
     look: Notify,
 }
 
@@ -68,14 +71,40 @@ impl World {
         self.set_trouble(Some(why));
     }
 
+    /// A full look begins.
+    fn begin_look(&self) {
+        *self.told() = Some(HashMap::new());
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<HashMap<InstanceId, Option<Instance>>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, id: &InstanceId, seen: Option<&Instance>) {
+        if let Some(told) = self.told().as_mut() {
+            told.insert(id.clone(), seen.cloned());
+        }
+    }
+
+    /// A full look has come back.
     fn set_all(&self, instances: Vec<Instance>) {
-        *self.known() = Some(instances.into_iter().map(|i| (i.id.clone(), i)).collect());
+        let mut known = self.known();
+        let mut all: HashMap<_, _> = instances.into_iter().map(|i| (i.id.clone(), i)).collect();
+        for (id, seen) in self.told().take().into_iter().flatten() {
+            match seen {
+                Some(instance) => drop(all.insert(id, instance)),
+                None => drop(all.remove(&id)),
+            }
+        }
+        *known = Some(all);
+        drop(known);
         self.set_trouble(None);
     }
 
     /// Takes in one look; returns the app concerned.
     pub(crate) fn set_one(&self, id: &InstanceId, seen: Option<Instance>) -> Option<AppName> {
         let mut known = self.known();
+        self.tell(id, seen.as_ref());
         let known = known.as_mut()?;
         let before = match seen.clone() {
             Some(instance) => known.insert(id.clone(), instance),
@@ -87,14 +116,19 @@ impl World {
     /// Takes in the answer to a start. A look that an event caused meanwhile is newer, and wins.
     pub(crate) fn started(&self, before: Option<InstanceState>, instance: &Instance) {
         let mut known = self.known();
-        let Some(known) = known.as_mut() else { return };
+        let Some(known) = known.as_mut() else {
+            return self.tell(&instance.id, Some(instance));
+        };
         if known.get(&instance.id).map(|i| i.state) == before {
             known.insert(instance.id.clone(), instance.clone());
+            self.tell(&instance.id, Some(instance));
         }
     }
 
     pub(crate) fn removed(&self, id: &InstanceId) {
-        if let Some(known) = self.known().as_mut() {
+        let mut known = self.known();
+        self.tell(id, None);
+        if let Some(known) = known.as_mut() {
             known.remove(id);
         }
     }
@@ -162,11 +196,13 @@ async fn look_at(core: &Core, id: InstanceId) {
 
 /// A full look; returns when the next one is due.
 async fn look_at_all(core: &Arc<Core>) -> Duration {
+    core.world.begin_look();
     match core.runtime.observe().await {
         Ok(instances) => {
             for instance in &instances {
                 core.pumps.ensure(instance);
             }
+            core.pumps.keep(&instances);
             core.world.set_all(instances);
             core.drivers.wake_all();
             crate::orphans::clear(core, &core.world.apps()).await;
@@ -177,5 +213,44 @@ async fn look_at_all(core: &Arc<Core>) -> Duration {
             core.world.set_unknown(error.to_string());
             RETRY_LOOK_AFTER
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mini_core::time::Millis;
+
+    use super::*;
+
+    fn instance(id: &str) -> Instance {
+        Instance {
+            id: id.parse().unwrap(),
+            app: "blue".parse().unwrap(),
+            rollout: "d1".parse().unwrap(),
+            release: 1,
+            process: "web".parse().unwrap(),
+            ordinal: 1,
+            address: None,
+            port: None,
+            state: InstanceState::Running { since: Millis(1) },
+        }
+    }
+
+    #[test]
+    fn a_full_look_that_took_long_undoes_nothing_that_happened_meanwhile() {
+        let world = World::default();
+        world.set_all(vec![instance("old")]);
+        world.begin_look();
+        let looked = vec![instance("old")];
+        world.started(None, &instance("new"));
+        world.removed(&"old".parse().unwrap());
+        world.set_all(looked);
+        let ids = |world: &World| -> Vec<String> {
+            let all = world.of_app(&"blue".parse().unwrap()).unwrap();
+            all.iter().map(|i| i.id.to_string()).collect()
+        };
+        assert_eq!(ids(&world), ["new"]);
+        world.set_all(vec![instance("old")]);
+        assert_eq!(ids(&world), ["old"], "the next look is as good as any");
     }
 }
