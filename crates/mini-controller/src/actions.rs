@@ -372,6 +372,7 @@ async fn remove(core: &Core, id: &InstanceId) -> Done {
         core.pumps.finish(&instance).await;
     }
     core.runtime.remove(id.clone()).await?;
+    core.pumps.forget(id);
     core.world.removed(id);
     core.link.prune(id);
     Ok(())

@@ -132,8 +132,8 @@ impl Logs {
         self.shared.folder.join(app.as_str())
     }
 
-    /// The timestamp of the last line that is kept of an instance, in nanoseconds. Blocking.
+    /// The timestamp up to which an instance's lines are kept, in nanoseconds. Blocking.
     pub(crate) fn last_of(&self, app: &AppName, instance: &InstanceId) -> Option<i64> {
-        self.reader(app).last_of(record::short(instance))
+        self.reader(app).last_of(record::short(instance), read::LOOK_BACK)
     }
 }

@@ -12,7 +12,7 @@ use super::segment::{segments, stream_end};
 
 const CHUNK: u64 = 64 << 10;
 /// How far back the last line of an instance is looked for.
-const LOOK_BACK: u64 = 8 << 20;
+pub(super) const LOOK_BACK: u64 = 8 << 20;
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default)]
@@ -83,18 +83,19 @@ impl Reader {
         Ok(found)
     }
 
-    /// The timestamp of the newest record of an instance.
-    pub(super) fn last_of(&self, instance: &str) -> Option<i64> {
+    /// The timestamp up to which an instance's lines are kept: that of its newest record. Of one
+    /// that has been silent for long, that of the oldest record that was looked at.
+    pub(super) fn last_of(&self, instance: &str, look_back: u64) -> Option<i64> {
         let end = self.end().ok()?;
-        let mut found = None;
-        let looked = self.backwards(end, LOOK_BACK, |_, record| {
+        let (mut found, mut oldest) = (None, None);
+        let whole = self.backwards(end, look_back, |_, record| {
             if record.instance == instance {
                 found = Some(record.at_nanos);
             }
+            oldest = Some(record.at_nanos);
             found.is_none()
         });
-        looked.ok()?;
-        found
+        if whole.ok()? { found } else { found.or(oldest) }
     }
 
     /// Up to about `CHUNK` bytes of records from `after` on.
@@ -120,19 +121,23 @@ impl Reader {
         Ok(Page { records, next, missed })
     }
 
-    /// Calls `each` with records from `end` backwards until it says no, or `limit` bytes are read.
+    /// Calls `each` with records from `end` backwards until it says no, or `limit` bytes are read:
+    /// then false.
     fn backwards(
         &self,
         end: u64,
         limit: u64,
         mut each: impl FnMut(u64, Record) -> bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let mut read = 0;
         for (start, length, path) in segments(&self.folder)?.into_iter().rev() {
             let mut upto = length.min(end.saturating_sub(start));
             // The beginning of a line whose end was in the chunk after this one.
             let mut tail: Vec<u8> = Vec::new();
             while upto > 0 {
+                if read >= limit {
+                    return Ok(false);
+                }
                 let from = upto.saturating_sub(CHUNK);
                 let mut bytes = read_at(&path, from, upto - from)?;
                 read += bytes.len() as u64;
@@ -148,7 +153,7 @@ impl Reader {
                         && let Some(record) = parse(line)
                         && !each(at, record)
                     {
-                        return Ok(());
+                        return Ok(true);
                     }
                     at -= line.len() as u64;
                 }
@@ -156,11 +161,8 @@ impl Reader {
                 tail = bytes;
                 upto = from;
             }
-            if read >= limit {
-                break;
-            }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -93,3 +93,21 @@ async fn a_cut_record_spoils_only_itself_and_binary_is_made_printable() {
     logs.remove(&app()).await;
     assert!(!folder.path().join("blue").exists());
 }
+
+#[tokio::test]
+async fn a_silent_instance_is_known_to_be_kept_as_far_back_as_was_looked() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = Logs::open(folder.path().into(), BUDGET_BYTES).unwrap();
+    let silent = Record { instance: "silent".into(), ..record(1, "web.1", "once") };
+    logs.append(&app(), silent).await;
+    for n in 2..3000 {
+        logs.append(&app(), record(n, "web.2", &"x".repeat(100))).await;
+    }
+    logs.flush().await;
+    let reader = logs.reader(&app());
+    assert_eq!(reader.last_of("silent", u64::MAX), Some(1));
+    // Its line is too far back; to read all of it again would repeat that line.
+    let known = reader.last_of("silent", 100_000).unwrap();
+    assert!((2..3000).contains(&known), "{known}");
+    assert_eq!(reader.last_of("new", u64::MAX), None);
+}

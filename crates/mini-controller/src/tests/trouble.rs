@@ -1,10 +1,10 @@
 //! What once went wrong.
 
 use mini_api::EnvChange;
-use mini_core::ports::Runtime as _;
+use mini_core::ports::{OutputStream, Runtime as _};
 use mini_core::testing::Call;
 
-use super::rollouts::gone;
+use super::rollouts::{gone, logged};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,4 +152,21 @@ async fn an_old_instance_runs_on_until_the_proxy_has_written_its_leaving_down() 
     house.ends(&id, DeploymentStatus::Live).await;
     assert!(house.running().iter().any(|i| i.id == old), "stopped before it was forgotten");
     assert_eq!(house.engine.count(Call::Stop), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_written_after_the_engine_was_away_are_kept() {
+    let house = House::with_blue().await;
+    let id = house.settles_on(1).await;
+    house.engine.write(&id, OutputStream::Stdout, "before");
+    logged(&house, "before").await;
+    let reads = house.engine.count(Call::Logs);
+    house.engine.set_reachable(false);
+    let broken = || async { (house.engine.count(Call::Logs) > reads).then_some(()) };
+    until(SOON, "the stream of lines breaks", broken).await;
+    house.engine.set_reachable(true);
+    house.engine.write(&id, OutputStream::Stdout, "after");
+    logged(&house, "after").await;
+    let lines = house.log(&blue()).await;
+    assert_eq!(lines.iter().filter(|l| *l == "before").count(), 1, "{lines:?}");
 }
