@@ -196,11 +196,7 @@ impl World {
             let other = &target.instance;
             return Err(format!("{} gets the address that {other} has in the table", made.id));
         }
-        let held = self.engine.containers.iter().find(|c| c.seen.address == Some(made.address));
-        match held {
-            Some(other) => Err(format!("{} gets the address of {}", made.id, other.seen.id)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whether nobody minds what becomes of an instance: the user ended its app.
@@ -269,6 +265,11 @@ impl World {
         for (process, n) in &wanted {
             let here = |i: &crate::ports::Instance| i.process == **process && i.ordinal == *n;
             let own: Vec<_> = self.engine.containers.iter().filter(|c| here(&c.seen)).collect();
+            // Nothing else is started before web is up.
+            let held = !process.is_web() && !nature.listens();
+            if held && own.is_empty() && wanted.iter().any(|(p, _)| p.is_web()) {
+                continue;
+            }
             let [c] = own[..] else {
                 return Some(format!("{process}.{n} has {} instances", own.len()));
             };

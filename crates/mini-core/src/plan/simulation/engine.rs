@@ -113,6 +113,10 @@ impl World {
         if made.nature == Nature::Refused && self.rng.percent(50) {
             return Ok(Err(Refusal::Fatal));
         }
+        if self.engine.containers.iter().any(|c| c.seen.address == Some(made.address)) {
+            // The engine itself refuses to give an address to two.
+            return Ok(Err(Refusal::Transient));
+        }
         self.check_new_address(&made)?;
         let state = InstanceState::Created;
         let seen = Instance {
@@ -238,6 +242,10 @@ impl World {
     }
 
     fn tell_change(&mut self, id: &InstanceId) {
+        if self.faults && self.rng.percent(1) {
+            // Lost: the next full look makes up for it.
+            return;
+        }
         let late = if self.faults { 3_000 } else { 30 };
         let delay = self.rng.delay(10, late);
         let change = Input::Change { stream: self.engine.stream, id: id.clone() };

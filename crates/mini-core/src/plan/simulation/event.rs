@@ -11,6 +11,8 @@ use crate::time::Millis;
 #[derive(Debug)]
 pub(super) enum Event {
     User,
+    /// The user wants web again.
+    ScaleUp,
     Fault,
     FaultsEnd,
     /// Has the world come to rest?

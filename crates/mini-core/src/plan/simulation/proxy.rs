@@ -319,6 +319,12 @@ impl World {
         self.log(|| "FAULT the proxy is killed".to_owned());
         let connection = std::mem::take(&mut self.proxy.connection);
         self.tell_hung_up(connection);
+        // What was being written may be on the disk, and nobody was told.
+        if self.rng.percent(50)
+            && let Some(saving) = self.proxy.saving.take()
+        {
+            self.proxy.durable = saving;
+        }
         let durable = std::mem::take(&mut self.proxy.durable);
         self.checks.answered[0] = self.checks.answered[1];
         let (life, requests_made) = (self.proxy.life, self.proxy.requests_made);

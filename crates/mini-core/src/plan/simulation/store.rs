@@ -12,7 +12,8 @@ use crate::release::{HealthSpec, Limits, ProcessSpec, ReleaseSpec, Timing};
 pub(super) const TIMING: Timing =
     Timing { boot_timeout_ms: 8_000, drain_ms: 4_000, grace_ms: 2_000 };
 const SUBNETS: u32 = 3;
-const HOSTS: u32 = 24;
+/// Few, so that addresses come round soon.
+const HOSTS: u32 = 12;
 
 /// How a release behaves when it is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -236,8 +236,7 @@ impl World {
         let routed = controller.link.sent_route().into_iter().flat_map(|r| &r.targets);
         let mut taken: Vec<std::net::IpAddr> = routed.map(|t| t.addr.ip()).collect();
         taken.extend(known.values().filter_map(|i| i.address).map(std::net::IpAddr::from));
-        let Some(address) = self.store.take_address(|a| taken.contains(&a.into()))
-        else {
+        let Some(address) = self.store.take_address(|a| taken.contains(&a.into())) else {
             return self.start_failed(token, Refusal::Transient);
         };
         let id: InstanceId = format!("i{token}").parse().unwrap();

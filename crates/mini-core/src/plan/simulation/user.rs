@@ -20,7 +20,6 @@ impl World {
             return;
         }
         let what = self.rng.below(100);
-        let now = self.now;
         let done = match (self.store.app.is_some(), what) {
             (false, _) => {
                 let containers = &self.engine.containers;
@@ -46,13 +45,12 @@ impl World {
                 let web = self.rng.percent(70);
                 let process = if web { ProcessType::web() } else { worker() };
                 let count = self.rng.below(4) as u32;
-                self.log(|| format!("USER scales {process} to {count}"));
-                if web && count == 0 {
-                    self.checks.excuse();
+                if web && count == 0 && self.rng.percent(50) {
+                    // Back soon, maybe before all is gone.
+                    let pause = self.rng.between(20, 3_000);
+                    self.after(pause, Event::ScaleUp);
                 }
-                let done = self.store.scale(process, count);
-                self.wake();
-                done
+                self.scale(process, count)
             }
             (_, 75..83) => self.end(Desired::Stop),
             (_, 83..93) => {
@@ -70,7 +68,6 @@ impl World {
             _ => self.end(Desired::Destroy),
         };
         self.counts.user += u64::from(done);
-        let _ = now;
     }
 
     fn deploy(&mut self) -> bool {
@@ -90,6 +87,16 @@ impl World {
         self.log(|| format!("USER asks for {kind:?}"));
         let done = self.store.enqueue(kind);
         self.queue();
+        done
+    }
+
+    pub(super) fn scale(&mut self, process: ProcessType, count: u32) -> bool {
+        if self.controller.is_none() {
+            return false;
+        }
+        self.log(|| format!("USER scales {process} to {count}"));
+        let done = self.store.scale(process, count);
+        self.wake();
         done
     }
 
