@@ -448,6 +448,7 @@ impl<'a> Planner<'a> {
     fn stands_in(&self, instance: &Instance, started: Millis) -> bool {
         let live = self.intent.live.as_ref().filter(|_| self.intent.desired == Desired::Run);
         live.is_some_and(|l| l.spec.count(&ProcessType::web()) > 0)
+            && instance.state.is_running()
             && !self.notes.is_stopping(&instance.id)
             && !self.live_serves()
             && self.proxy.sends_to(&instance.id, started)

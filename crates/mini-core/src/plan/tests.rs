@@ -367,6 +367,13 @@ fn the_old_release_goes_on_serving_until_something_of_the_live_one_does() {
     let plan = world.plan(100_001);
     assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
 
+    // One that is paused answers nobody.
+    world.intent.live = Some(rollout("d3", &[("web", 1)]));
+    world.proxy.sent = None;
+    world.instances[0].state = InstanceState::Paused { since: Millis(1000) };
+    let plan = world.plan(100_002);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+
     // One that was never sent requests does not begin to get them, however healthy.
     let instances = vec![instance("a", "d1", "web", UP), instance("b", "d2", "web", UP)];
     let mut world = World::new(Some(rollout("d2", &[("web", 1)])), None, instances).healthy(&["a"]);
@@ -383,6 +390,9 @@ fn the_drain_time_counts_from_when_the_proxy_sends_no_more_requests() {
     let plan = world.plan(100_000);
     assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
     world.sent(&plan);
+    world.proxy.sent_is_applied = false;
+    assert_eq!(world.plan(100_050).wake_at, None, "it goes on sending requests");
+    world.proxy.sent_is_applied = true;
     assert_eq!(world.plan(100_100).wake_at, Some(Millis(130_100)));
     assert_eq!(roles(&world.plan(130_100)), [("b".into(), Role::Serve)]);
 

@@ -23,7 +23,8 @@ pub(super) struct Checks {
     /// From when to when each deployment was live.
     live: Vec<(DeploymentId, u64, Option<u64>)>,
     rollouts: BTreeMap<InstanceId, DeploymentId>,
-    proven: BTreeSet<InstanceId>,
+    /// The starts that a probe found healthy.
+    proven: BTreeSet<(InstanceId, Millis)>,
     /// The starts that ended by themselves.
     crashes: BTreeSet<(InstanceId, Millis)>,
     /// When the last crash was that excused anything.
@@ -65,8 +66,12 @@ impl Checks {
         self.excuse();
     }
 
-    pub(super) fn proven(&mut self, id: &InstanceId) {
-        self.proven.insert(id.clone());
+    pub(super) fn proven(&mut self, id: &InstanceId, started: Millis) {
+        self.proven.insert((id.clone(), started));
+    }
+
+    fn was_ever_proven(&self, id: &InstanceId) -> bool {
+        self.proven.range((id.clone(), Millis(0))..).next().is_some_and(|(first, _)| first == id)
     }
 
     pub(super) fn planned(&self, plan: &Plan, unknown: bool) -> Result<(), String> {
@@ -153,7 +158,7 @@ impl World {
                 !self.engine.containers.iter().any(|c| {
                     let i = &c.seen;
                     let here = i.rollout == *id && i.process == **p && i.ordinal == *n;
-                    here && self.checks.proven.contains(&i.id)
+                    here && self.checks.was_ever_proven(&i.id)
                 })
             });
             if let Some((process, n)) = unproven {
@@ -170,6 +175,9 @@ impl World {
         let live = self.checks.live.last().filter(|(_, _, to)| to.is_none()).map(|(id, ..)| id);
         let live_serves = serving().any(|t| self.checks.rollouts.get(&t.instance) == live);
         for target in serving() {
+            if !self.checks.proven.contains(&(target.instance.clone(), target.started)) {
+                return Err(format!("{} serves and this start never answered", target.instance));
+            }
             let rollout = self.checks.rollouts.get(&target.instance);
             let Some((id, _, to)) =
                 self.checks.live.iter().rev().find(|(id, ..)| Some(id) == rollout)

@@ -215,7 +215,7 @@ impl World {
         let verdict = match slow {
             true => Verdict::Unhealthy { why: "no answer within 5 s".to_owned() },
             false => {
-                self.checks.proven(&id);
+                self.checks.proven(&id, started);
                 Verdict::Healthy
             }
         };

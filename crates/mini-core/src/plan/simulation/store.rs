@@ -101,7 +101,7 @@ pub(super) fn worker() -> ProcessType {
     "worker".parse().unwrap()
 }
 
-fn spec(workers: u32) -> Arc<ReleaseSpec> {
+pub(super) fn spec(workers: u32) -> Arc<ReleaseSpec> {
     let own = |count| ProcessSpec { command: None, count, limits: Limits::default() };
     Arc::new(ReleaseSpec {
         image: "sha256:1".into(),
