@@ -106,7 +106,8 @@ impl Link {
         }
         state.generation += 1;
         let generation = state.generation;
-        state.sent.insert(route.app.clone(), (generation, route.clone()));
+        let before = state.sent.insert(route.app.clone(), (generation, route.clone()));
+        state.forget_leavers(before.map(|(_, before)| before), route);
         state.send(ToProxy::App { generation, route: route.clone() });
         true
     }
@@ -233,6 +234,20 @@ impl Link {
 }
 
 impl State {
+    /// What was said of targets that are no targets any more says nothing when they come back,
+    /// nor does that one was drained when it drains again.
+    fn forget_leavers(&mut self, before: Option<AppRoute>, now: &AppRoute) {
+        for target in before.into_iter().flat_map(|r| r.targets) {
+            let stays = now.targets.iter().find(|t| t.instance == target.instance);
+            if stays.is_none() {
+                self.health.remove(&target.instance);
+            }
+            if stays.is_some_and(|t| t.role != Role::Drain) {
+                self.drained.remove(&target.instance);
+            }
+        }
+    }
+
     fn send(&self, document: ToProxy) {
         if let Some(out) = &self.out {
             // A closed connection is noticed by its reader.
@@ -348,4 +363,43 @@ async fn send(
 ) -> Result<(), String> {
     let line = serde_json::to_string(document).map_err(|e| e.to_string())?;
     lines.send(line).await.map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use mini_core::route::{Target, WebState};
+
+    use super::*;
+
+    #[test]
+    fn one_that_serves_again_is_not_taken_for_drained() {
+        let link = Link::new("x".into(), "s1".parse().unwrap(), "0".into());
+        let (out, _kept) = mpsc::unbounded_channel();
+        link.connected_with(Hello { generation: 0, serving: Vec::new() }, out);
+        let id: InstanceId = "a".parse().unwrap();
+        let publish = |role| {
+            let target = Target {
+                instance: id.clone(),
+                started: Millis(1),
+                addr: ([10, 0, 0, 2], 80).into(),
+                process: "web.1".into(),
+                release: 1,
+                role,
+            };
+            assert!(link.publish(&AppRoute {
+                app: "blue".parse().unwrap(),
+                hosts: Vec::new(),
+                web: WebState::Serving,
+                targets: vec![target],
+                health: mini_core::release::HealthSpec::default(),
+            }));
+        };
+        let drained = || link.view(&"blue".parse().unwrap(), std::slice::from_ref(&id)).drained;
+        publish(Role::Drain);
+        link.heard(FromProxy::Drained { instance: id.clone() });
+        assert_eq!(drained().len(), 1);
+        publish(Role::Serve);
+        publish(Role::Drain);
+        assert!(drained().is_empty(), "it has requests again");
+    }
 }
