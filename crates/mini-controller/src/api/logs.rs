@@ -73,13 +73,11 @@ async fn tell(
             let reader = api.core.logs.reader(&app.name);
             let n =
                 wanted.n.unwrap_or(if wanted.since.is_some() { MAX_LINES } else { DEFAULT_LINES });
-            let (filter, read) = (filter.clone(), move |f: &Filter| reader.last(n, f, upto));
-            let last = tokio::task::spawn_blocking(move || read(&filter)).await;
-            for (number, record) in last.ok().and_then(Result::ok).unwrap_or_default() {
-                lines.push(&line(number, record));
-            }
-            lines.flush().await?;
-            upto
+            // Only the place is looked for: the lines themselves are never in memory together.
+            let filter = filter.clone();
+            let looked =
+                tokio::task::spawn_blocking(move || reader.before_last(n, &filter, upto)).await;
+            looked.ok().and_then(Result::ok).unwrap_or(upto)
         }
     };
     loop {

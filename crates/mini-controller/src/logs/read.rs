@@ -26,6 +26,12 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Whether this record and all before it are too old. Timestamps are nearly, not strictly, in
+    /// order.
+    fn is_before(&self, record: &Record) -> bool {
+        self.since_nanos.is_some_and(|since| record.at_nanos < since.saturating_sub(60_000_000_000))
+    }
+
     fn wants(&self, record: &Record) -> bool {
         let process = |wanted: &String| {
             record.process == *wanted
@@ -70,10 +76,7 @@ impl Reader {
     ) -> io::Result<Vec<(u64, Record)>> {
         let mut found = Vec::new();
         self.backwards(end, u64::MAX, |number, record| {
-            let too_old = filter.since_nanos.is_some_and(|since| {
-                // Timestamps are nearly, not strictly, in order.
-                record.at_nanos < since.saturating_sub(60_000_000_000)
-            });
+            let too_old = filter.is_before(&record);
             if filter.wants(&record) && found.len() < count {
                 found.push((number, record));
             }
@@ -81,6 +84,21 @@ impl Reader {
         })?;
         found.reverse();
         Ok(found)
+    }
+
+    /// The number after which the last `count` records before `end` come that the filter wants.
+    pub(crate) fn before_last(&self, count: usize, filter: &Filter, end: u64) -> io::Result<u64> {
+        let (mut found, mut start) = (0, None);
+        self.backwards(end, u64::MAX, |number, record| {
+            if found == count || filter.is_before(&record) {
+                start = Some(number);
+                return false;
+            }
+            found += usize::from(filter.wants(&record));
+            true
+        })?;
+        let oldest = || Ok(segments(&self.folder)?.first().map_or(0, |(start, _, _)| *start));
+        start.map_or_else(oldest, Ok)
     }
 
     /// The timestamp up to which an instance's lines are kept: that of its newest record. Of one

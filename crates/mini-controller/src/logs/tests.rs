@@ -111,3 +111,28 @@ async fn a_silent_instance_is_known_to_be_kept_as_far_back_as_was_looked() {
     assert!((2..3000).contains(&known), "{known}");
     assert_eq!(reader.last_of("new", u64::MAX), None);
 }
+
+#[tokio::test]
+async fn the_place_of_the_last_lines_is_found_for_every_filter() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = Logs::open(folder.path().into(), BUDGET_BYTES).unwrap();
+    for n in 0..3000 {
+        let process = if n % 3 == 0 { "web.1" } else { "worker.1" };
+        logs.append(&app(), record(n, process, &"x".repeat(50))).await;
+    }
+    logs.flush().await;
+    let reader = logs.reader(&app());
+    let end = reader.end().unwrap();
+    let web = Filter { process: Some("web".into()), ..Filter::default() };
+    for (filter, count) in [(Filter::default(), 7), (Filter::default(), 9000), (web, 40)] {
+        let mut at = reader.before_last(count, &filter, end).unwrap();
+        let mut forwards = Vec::new();
+        while at < end {
+            let page = reader.after(at, &filter).unwrap();
+            assert_eq!(page.missed, 0);
+            (at, forwards) = (page.next, [forwards, page.records].concat());
+        }
+        assert_eq!(forwards, reader.last(count, &filter, end).unwrap());
+    }
+    assert_eq!(reader.before_last(0, &Filter::default(), end).unwrap(), end);
+}
