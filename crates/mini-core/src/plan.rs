@@ -484,12 +484,14 @@ impl<'a> Planner<'a> {
         ordinal: u32,
     ) -> Option<&'a Instance> {
         let rank = |i: &Instance| match i.state {
-            InstanceState::Running { since } if self.serves(&i.id, since) => 0,
-            InstanceState::Running { .. } => 1,
-            InstanceState::Paused { .. } => 2,
-            InstanceState::Created => 3,
-            InstanceState::Exited { .. } => 4,
-            InstanceState::Dead => 5,
+            // What gets requests keeps them: another may look well and be on its way out.
+            InstanceState::Running { since } if self.proxy.sends_to(&i.id, since) => 0,
+            InstanceState::Running { since } if self.serves(&i.id, since) => 1,
+            InstanceState::Running { .. } => 2,
+            InstanceState::Paused { .. } => 3,
+            InstanceState::Created => 4,
+            InstanceState::Exited { .. } => 5,
+            InstanceState::Dead => 6,
         };
         let in_slot = self
             .instances

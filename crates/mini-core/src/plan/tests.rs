@@ -270,6 +270,12 @@ fn two_instances_in_one_slot_become_one() {
     let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances).healthy(&["b"]);
     let plan = world.plan(2000);
     assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+
+    // A stop of `a` failed, and what was said of it before still sounds well.
+    world.sent(&plan);
+    let mut world = world.healthy(&["a"]);
+    let plan = world.plan(2100);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
 }
 
 #[test]

@@ -181,6 +181,11 @@ impl World {
 
     /// Sees to it that every target that is not draining is asked once it listens.
     fn probe_all(&mut self) {
+        // What drains is not asked: when it is again, its first verdict is told as news.
+        let drains = self.proxy.table.targets().iter().filter(|t| t.role == Role::Drain);
+        for t in drains {
+            self.proxy.health.remove(&(t.instance.clone(), t.started));
+        }
         let targets: Vec<_> = self
             .proxy
             .targets()
