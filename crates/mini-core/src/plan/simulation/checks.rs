@@ -121,12 +121,15 @@ impl World {
                 // A snapshot from before a crash may be followed by one from amid it.
                 let later = n == 0 || table.read_at > self.checks.excused_at;
                 self.checks.answered[n] |= meant && later;
-            } else if self.checks.answered[n] && !self.answers(table) {
+            } else if self.checks.answered[n] {
                 // What was planned before a crash was known may still be on its way.
                 let serve = table.targets().iter().filter(|t| t.role == Role::Serve);
                 let mut starts = serve.map(|t| (t.instance.clone(), t.started));
                 if starts.any(|start| self.checks.crashes.contains(&start)) {
                     self.checks.answered[n] = false;
+                    continue;
+                }
+                if self.answers(table) {
                     continue;
                 }
                 let (which, route) = (["table", "snapshot"][n], shown(table.route.as_ref()));
