@@ -164,16 +164,22 @@ async fn release_of(
 
 /// The next address that no container has and that the proxy's snapshot does not name.
 async fn free_address(core: &Core, app: &AppRow) -> Result<std::net::Ipv4Addr, Problem> {
-    if !core.link.durable(&app.name, FORGETTING).await {
-        return Err(Problem::Other(
+    let unconfirmed = || {
+        Problem::Other(
             "the proxy has not confirmed its route table, so no address can be given out".into(),
-        ));
+        )
+    };
+    if !core.link.durable(&app.name, FORGETTING).await {
+        return Err(unconfirmed());
     }
     let Some(instances) = core.world.of_app(&app.name) else {
         return Err(Problem::Other("the engine is away".into()));
     };
-    let routed = core.link.view(&app.name, &[]).sent.into_iter().flat_map(|r| r.targets);
-    let mut taken: Vec<std::net::IpAddr> = routed.map(|t| t.addr.ip()).collect();
+    // One look for both: a route that changed since the wait may have let go of an address that
+    // the snapshot still names.
+    let view = core.link.view(&app.name, &[]);
+    let Some(route) = view.sent.filter(|_| view.sent_is_durable) else { return Err(unconfirmed()) };
+    let mut taken: Vec<std::net::IpAddr> = route.targets.iter().map(|t| t.addr.ip()).collect();
     taken.extend(instances.iter().filter_map(|i| i.address).map(std::net::IpAddr::from));
     let row = app.clone();
     let address = core

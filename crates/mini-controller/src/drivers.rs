@@ -281,8 +281,9 @@ fn tell_changes(
         let (app, label) = (&instance.app, instance.label());
         match (before, instance.state) {
             (Some(InstanceState::Running { .. }), InstanceState::Exited { code, oom, .. }) => {
-                let rollouts = intent.live.iter().chain(&intent.candidate);
-                let wanted = rollouts.map(|r| &r.id).any(|id| *id == instance.rollout);
+                let wanted = intent.live.iter().chain(&intent.candidate).any(|r| {
+                    r.id == instance.rollout && instance.ordinal <= r.spec.count(&instance.process)
+                });
                 if intent.desired != Desired::Run || !wanted {
                     core.logs.say(app, &label, format!("Stopped with status {code}"));
                 } else {

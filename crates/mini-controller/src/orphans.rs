@@ -14,6 +14,8 @@ use crate::store;
 
 /// The images of this many of an app's last releases are kept (CONTRACTS, "Releases").
 const KEPT_RELEASES: u32 = 10;
+/// The events (build output, mostly) of this many of an app's last deployments are kept.
+const KEPT_EVENTS: u32 = 50;
 /// Sources sent this recently may be about to be deployed.
 const FRESH_SOURCE_MS: u64 = 3_600_000;
 
@@ -51,6 +53,10 @@ pub(crate) fn collect_later(core: &Arc<Core>) {
 }
 
 async fn collect(core: &Core) {
+    let pruned = core.store.write(|tx| store::prune_events(tx, KEPT_EVENTS)).await;
+    if let Err(error) = pruned {
+        tracing::warn!(%error, "old deployments' events stay");
+    }
     let Ok(images) = core.runtime.images().await else { return };
     // The store is read after the engine: an image that was built meanwhile is in neither.
     let Ok(unfinished) = core.store.read(store::unfinished_deployments).await else { return };

@@ -57,6 +57,9 @@ impl DataFolder {
     pub async fn open(path: &Path) -> Result<Self, StartError> {
         let failed = |error| StartError::Folder { path: path.to_owned(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        // A folder that was there before may be open to others.
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, private).map_err(failed)?;
         let lock = File::create(path.join("lock")).map_err(failed)?;
         let give_up = tokio::time::Instant::now() + LOCK_WAIT;
         while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -205,7 +205,9 @@ async fn look_at_all(core: &Arc<Core>) -> Duration {
             core.pumps.keep(&instances);
             core.world.set_all(instances);
             core.drivers.wake_all();
-            crate::orphans::clear(core, &core.world.apps()).await;
+            // Beside the watch: a slow removal must hold up no event.
+            let (core, apps) = (core.clone(), core.world.apps());
+            tokio::spawn(async move { crate::orphans::clear(&core, &apps).await });
             FULL_LOOK_EVERY
         }
         Err(error) => {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Stopped;
 use crate::clock;
 use crate::core::Core;
+use crate::logs::Record;
 use crate::store;
 
 /// A line waits this long at most.
@@ -76,7 +77,8 @@ impl<'a> OutputSink<'a> {
             return Ok(());
         }
         for line in &lines {
-            self.core.logs.say(self.app, "build", line.clone());
+            let record = Record::platform("build", line.clone());
+            self.core.logs.append(self.app, record).await;
         }
         let (id, now) = (self.id.clone(), clock::now());
         self.core

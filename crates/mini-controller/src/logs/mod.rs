@@ -29,8 +29,8 @@ pub(crate) use record::Record;
 /// What one app's log may take (CONTRACTS, "Logs").
 pub(crate) const BUDGET_BYTES: u64 = 100 << 20;
 const MAX_AGE_MS: u64 = 7 * 24 * 3600 * 1000;
-/// Records that may wait for the disk.
-const QUEUE: usize = 16_384;
+/// Records that may wait for the disk: 40 MB of the longest ones at worst.
+const QUEUE: usize = 4096;
 
 enum Job {
     Append(AppName, Record),

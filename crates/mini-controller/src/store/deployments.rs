@@ -299,3 +299,16 @@ pub(crate) fn events(
         })
     })
 }
+
+/// Drops the events of all but each app's newest `keep` finished deployments: the deployments
+/// themselves, with how they ended, stay.
+pub(crate) fn prune_events(c: &Connection, keep: u32) -> StoreResult<()> {
+    let sql = "DELETE FROM deployment_events WHERE deployment_id IN (
+        SELECT id FROM (
+            SELECT id, row_number() OVER (
+                PARTITION BY app_id ORDER BY created_at DESC, rowid DESC) AS place
+            FROM deployments WHERE finished_at IS NOT NULL)
+        WHERE place > ?1)";
+    c.execute(sql, [keep])?;
+    Ok(())
+}

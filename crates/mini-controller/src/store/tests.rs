@@ -293,3 +293,24 @@ async fn a_database_of_the_first_version_is_migrated_and_a_copy_kept() {
     assert_eq!((apps[0].name.as_str(), waiting[0].target), ("old", None));
     assert!(folder.path().join("mini.before-2.db").exists());
 }
+
+#[tokio::test]
+async fn only_the_newest_deployments_keep_their_events() {
+    let Bench { store, app, folder: _folder } = bench().await;
+    let id = app.id;
+    let kept: Vec<usize> = store
+        .write(move |tx| {
+            for n in 0..5_u64 {
+                let row = deployment_row(id, &format!("d{n}"), n);
+                enqueue(tx, &row)?;
+                if n < 4 {
+                    finish(tx, &row.id, DeploymentStatus::Live, None, Millis(n))?;
+                }
+            }
+            prune_events(tx, 2)?;
+            (0..5).map(|n| Ok(events(tx, &format!("d{n}").parse().unwrap(), 0, 9)?.len())).collect()
+        })
+        .await
+        .unwrap();
+    assert_eq!(kept, Vec::from([0, 0, 2, 2, 1]), "and the unfinished one all of them");
+}
