@@ -56,6 +56,7 @@ pub(super) struct Engine {
     pub(super) away: bool,
     /// The stream of changes: what was sent over an older one is lost.
     pub(super) stream: u64,
+    told_at: u64,
 }
 
 impl Engine {
@@ -289,10 +290,12 @@ impl World {
     }
 
     pub(super) fn tell_stream(&mut self, there: bool) {
-        let delay = self.rng.delay(20, 500);
+        // In order: that it is back is not heard before that it went.
+        let at = (self.now + self.rng.delay(20, 500)).max(self.engine.told_at);
+        self.engine.told_at = at;
         let input = Input::Stream { stream: self.engine.stream, there };
         if let Some(epoch) = self.controller.as_ref().map(|c| c.epoch) {
-            self.after(delay, Event::Controller(epoch, input));
+            self.at(at, Event::Controller(epoch, input));
         }
     }
 }
