@@ -126,7 +126,8 @@ impl World {
                 let serve = table.targets().iter().filter(|t| t.role == Role::Serve);
                 let mut starts = serve.map(|t| (t.instance.clone(), t.started));
                 if starts.any(|start| self.checks.crashes.contains(&start)) {
-                    self.checks.answered[n] = false;
+                    self.checks.excuse();
+                    self.checks.excused_at = self.now;
                     continue;
                 }
                 if self.answers(table) {
