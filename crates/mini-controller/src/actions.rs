@@ -52,6 +52,8 @@ pub(crate) async fn perform(
                     "deploy",
                     format!("{process}.{ordinal} did not start: {message}"),
                 );
+                // It may have started all the same, and the answer be lost.
+                core.world.look_again();
             } else {
                 handle.notes().start_worked(rollout, process, *ordinal);
             }
@@ -117,7 +119,8 @@ async fn start(
         core.runtime.ensure_network(network.clone()).await?;
         handle.network_ready.store(true, Ordering::Relaxed);
     }
-    let address = free_address(core, &row).await?;
+    let reserved = free_address(core, handle, &row).await?;
+    let address = reserved.address;
     let port = process.is_web().then_some(release.spec.port);
     let instance = InstanceSpec {
         id: InstanceId::from_random(&vault::random_id()?),
@@ -163,7 +166,11 @@ async fn release_of(
 }
 
 /// The next address that no container has and that the proxy's snapshot does not name.
-async fn free_address(core: &Core, app: &AppRow) -> Result<std::net::Ipv4Addr, Problem> {
+async fn free_address<'a>(
+    core: &Core,
+    handle: &'a Handle,
+    app: &AppRow,
+) -> Result<Reserved<'a>, Problem> {
     let unconfirmed = || {
         Problem::Other(
             "the proxy has not confirmed its route table, so no address can be given out".into(),
@@ -181,12 +188,31 @@ async fn free_address(core: &Core, app: &AppRow) -> Result<std::net::Ipv4Addr, P
     let Some(route) = view.sent.filter(|_| view.sent_is_durable) else { return Err(unconfirmed()) };
     let mut taken: Vec<std::net::IpAddr> = route.targets.iter().map(|t| t.addr.ip()).collect();
     taken.extend(instances.iter().filter_map(|i| i.address).map(std::net::IpAddr::from));
+    taken.extend(handle.addresses().iter().map(|a| std::net::IpAddr::from(*a)));
     let row = app.clone();
     let address = core
         .store
         .write(move |tx| store::take_address(tx, &row, |a| taken.contains(&a.into())))
         .await?;
-    address.ok_or_else(|| Problem::Other(format!("every address of {} is taken", app.subnet)))
+    let all_taken = || Problem::Other(format!("every address of {} is taken", app.subnet));
+    let address = address.ok_or_else(all_taken)?;
+    // Two starts at once see the same free ones only if a whole round came between them.
+    if !handle.addresses().insert(address) {
+        return Err(all_taken());
+    }
+    Ok(Reserved { address, handle })
+}
+
+/// An address that a start under way holds, until the instance itself is seen to have it.
+struct Reserved<'a> {
+    address: std::net::Ipv4Addr,
+    handle: &'a Handle,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.handle.addresses().remove(&self.address);
+    }
 }
 
 /// The whole environment of one instance: the release's, and what CONTRACTS promise.
@@ -364,13 +390,14 @@ async fn log_tail(core: &Core, instance: &Instance) -> Vec<String> {
 }
 
 async fn stop(core: &Core, id: &InstanceId, grace_ms: u64) -> Done {
-    core.runtime.stop(id.clone(), grace_ms).await?;
+    let stopped = core.runtime.stop(id.clone(), grace_ms).await;
+    // Also after an error: what was asked for may have happened.
     if let Ok(seen) = core.runtime.observe_one(id.clone()).await
         && let Some(app) = core.world.set_one(id, seen)
     {
         core.drivers.wake(&app);
     }
-    Ok(())
+    Ok(stopped?)
 }
 
 async fn remove(core: &Core, id: &InstanceId) -> Done {

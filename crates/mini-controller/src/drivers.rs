@@ -4,7 +4,8 @@
 //! store changed) and by the time that the plan names. Actions run beside the planning, so that a
 //! stop that takes its grace holds nothing up; an action that is under way is not begun twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,9 +34,15 @@ pub(crate) struct Handle {
     waits_for_proxy: AtomicBool,
     pub(crate) notes: Mutex<Notes>,
     pub(crate) network_ready: AtomicBool,
+    /// What starts under way hold.
+    addresses: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
 impl Handle {
+    pub(crate) fn addresses(&self) -> MutexGuard<'_, BTreeSet<Ipv4Addr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }

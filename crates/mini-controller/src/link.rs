@@ -221,10 +221,13 @@ impl Link {
                 let old = state.health.insert(instance.clone(), news.clone());
                 if old.as_ref() == Some(&news) { Wake::Nobody } else { Wake::Instance(instance) }
             }
-            FromProxy::Drained { instance } => {
+            // Of this drain, and not of an earlier one whose word was still on its way: the proxy
+            // says it again after each route that it applies.
+            FromProxy::Drained { instance } if state.drains(&instance) => {
                 state.drained.insert(instance.clone());
                 Wake::Instance(instance)
             }
+            FromProxy::Drained { .. } => Wake::Nobody,
             FromProxy::Status(status) => {
                 state.status = Some(status);
                 Wake::Nobody
@@ -234,6 +237,14 @@ impl Link {
 }
 
 impl State {
+    /// Whether the proxy has applied a route that has the instance as draining.
+    fn drains(&self, id: &InstanceId) -> bool {
+        self.sent.values().any(|(generation, route)| {
+            self.applied >= *generation
+                && route.targets.iter().any(|t| t.instance == *id && t.role == Role::Drain)
+        })
+    }
+
     /// What was said of targets that are no targets any more says nothing when they come back,
     /// nor does that one was drained when it drains again.
     fn forget_leavers(&mut self, before: Option<AppRoute>, now: &AppRoute) {
@@ -395,11 +406,19 @@ mod tests {
             }));
         };
         let drained = || link.view(&"blue".parse().unwrap(), std::slice::from_ref(&id)).drained;
+        let say_drained = || link.heard(FromProxy::Drained { instance: id.clone() });
         publish(Role::Drain);
-        link.heard(FromProxy::Drained { instance: id.clone() });
+        link.heard(FromProxy::Applied { generation: 2 });
+        say_drained();
         assert_eq!(drained().len(), 1);
         publish(Role::Serve);
         publish(Role::Drain);
         assert!(drained().is_empty(), "it has requests again");
+        // The word of the first drain, late.
+        say_drained();
+        assert!(drained().is_empty(), "the proxy has not taken the second drain yet");
+        link.heard(FromProxy::Applied { generation: 4 });
+        say_drained();
+        assert_eq!(drained().len(), 1);
     }
 }

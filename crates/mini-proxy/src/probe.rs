@@ -52,8 +52,11 @@ pub(crate) fn start(
     health.probe = Some(AbortOnDropHandle::new(task));
 }
 
+/// Ends the probing. What it found is forgotten: a target that comes back is news again.
 pub(crate) fn stop(target: &TargetState) {
-    lock(&target.health).probe = None;
+    let mut health = lock(&target.health);
+    health.probe = None;
+    health.verdict = None;
 }
 
 async fn watch(shared: Arc<Shared>, question: Question, lasting: Arc<Lasting>) {

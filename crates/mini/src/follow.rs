@@ -114,7 +114,9 @@ async fn failure(out: &Output, client: &Client, deployment: &Deployment) -> Fail
         DeploymentStatus::Cancelled => Failure::failed("the deployment was cancelled"),
         DeploymentStatus::Failed => {
             let cause = deployment.cause.clone();
-            let tail = cause.iter().flat_map(|c| &c.log_tail);
+            // A build's output was shown as it came.
+            let unseen = cause.iter().filter(|c| c.code != "build_failed");
+            let tail = unseen.flat_map(|c| &c.log_tail);
             tail.for_each(|line| out.quote(line));
             let message = cause.as_ref().map_or("the deployment failed", |c| &c.message);
             let mut failure = Failure::failed(message);

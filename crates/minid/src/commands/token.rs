@@ -40,6 +40,11 @@ async fn make(settings: &Settings, name: &str) -> Result<String, Fault> {
         Asked::Refused(why) => return Err(Fault::new(why)),
         Asked::NotRunning => {}
     }
+    if !settings.data_dir.join("mini.db").is_file() {
+        let message = format!("there is no server's data in {}", settings.data_dir.display());
+        return Err(Fault::new(message)
+            .hint("name the server's folder with --data-dir; `minid run` makes a new one"));
+    }
     let folder = mini_controller::DataFolder::open(&settings.data_dir)
         .await
         .map_err(super::controller::not_started)?;

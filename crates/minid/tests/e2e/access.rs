@@ -249,4 +249,14 @@ fn a_port_that_is_taken_and_a_folder_in_use_are_named() {
     );
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.out.contains("FAULT the engine"), "{said:?}");
+    let nowhere = other.path().join("nowhere");
+    let said = Said::from(
+        Command::new(env!("CARGO_BIN_EXE_minid"))
+            .args(["token", "create", "--name", "lost", "--data-dir"])
+            .arg(&nowhere)
+            .output()
+            .unwrap(),
+    );
+    assert!(said.code == 1 && said.out.is_empty(), "{said:?}");
+    assert!(said.err.contains("there is no server's data in") && !nowhere.exists(), "{said:?}");
 }
