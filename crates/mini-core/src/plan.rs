@@ -22,11 +22,14 @@ use crate::id::{DeploymentId, InstanceId};
 use crate::name::{AppName, HostName, ProcessType};
 use crate::ports::{Instance, InstanceState};
 use crate::release::{ReleaseSpec, Timing};
-use crate::route::{AppRoute, Role, Target, WebState};
+use crate::route::{AppRoute, Role, Target};
 use crate::time::Millis;
 
 mod backoff;
+mod candidate;
+mod leaving;
 mod notes;
+mod routing;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -316,166 +319,6 @@ impl<'a> Planner<'a> {
             || (self.proxy.sent_is_applied && web.any(serves))
     }
 
-    /// The candidate: its gate (web, or everything where there is no web) must come up.
-    fn bring_in(&mut self, candidate: &'a Rollout) {
-        let web = ProcessType::web();
-        let gated_by_web = candidate.spec.count(&web) > 0;
-        let mut all_up = true;
-        for (process, ordinal) in slots(&candidate.spec) {
-            if gated_by_web && !process.is_web() {
-                continue;
-            }
-            let up = match self.keeper(candidate, process, ordinal) {
-                Some(instance) => match self.is_up(candidate, instance) {
-                    Ok(up) => up,
-                    Err(why) => return self.fail(candidate, why),
-                },
-                None => match self.notes.start_error(candidate, process, ordinal) {
-                    Some(error) if error.fatal => {
-                        let why = FailedBecause::CannotStart(error.message.clone());
-                        return self.fail(candidate, why);
-                    }
-                    _ => {
-                        self.start(candidate, process, ordinal);
-                        false
-                    }
-                },
-            };
-            all_up &= up;
-        }
-        if all_up {
-            return self.actions.push(Action::Commit(candidate.id.clone()));
-        }
-        let deadline = rollout_deadline(candidate, self.notes, self.now);
-        if self.now >= deadline {
-            let why = match self.notes.any_start_error(candidate) {
-                Some(error) => FailedBecause::CannotStart(error.message.clone()),
-                None => FailedBecause::TookTooLong,
-            };
-            self.fail(candidate, why);
-        } else {
-            self.wake(deadline);
-        }
-    }
-
-    /// Whether a candidate's instance is up; `Err` when it never will be.
-    fn is_up(
-        &mut self,
-        candidate: &Rollout,
-        instance: &'a Instance,
-    ) -> Result<bool, FailedBecause> {
-        let since = match instance.state {
-            InstanceState::Running { since } => since,
-            InstanceState::Exited { .. } | InstanceState::Dead => {
-                return Err(FailedBecause::Exited(instance.id.clone()));
-            }
-            InstanceState::Created => {
-                let due = self.notes.start_again_at(&instance.id);
-                self.at(due, Action::StartAgain(instance.id.clone()));
-                return Ok(false);
-            }
-            InstanceState::Paused { .. } => return Ok(false),
-        };
-        if !instance.process.is_web() {
-            let up_at = since.plus(UP_AFTER_MS);
-            if self.now < up_at {
-                self.wake(up_at);
-            }
-            return Ok(self.now >= up_at);
-        }
-        self.target(instance, since, Role::Probe);
-        if self.proxy.healthy(&instance.id, since) {
-            return Ok(true);
-        }
-        let deadline = since.plus(candidate.spec.timing.boot_timeout_ms);
-        if self.now < deadline {
-            self.wake(deadline);
-            Ok(false)
-        } else if self.proxy.connected {
-            Err(FailedBecause::Unhealthy(instance.id.clone()))
-        } else {
-            // Nobody can tell; the rollout's own deadline still holds.
-            Ok(false)
-        }
-    }
-
-    /// An instance with no slot: out of the routes, drained, stopped, removed.
-    fn let_go(&mut self, instance: &'a Instance) {
-        let started = match instance.state {
-            InstanceState::Running { since } => since,
-            InstanceState::Paused { since } => since,
-            _ => return self.remove(instance),
-        };
-        let timing = self.leaving_timing(instance);
-        let stop = Action::Stop { instance: instance.id.clone(), grace_ms: timing.grace_ms };
-        if !instance.process.is_web() || instance.address.is_none() {
-            return self.unless_stopping(instance, stop);
-        }
-        if self.stands_in(instance, started) {
-            return self.target(instance, started, Role::Serve);
-        }
-        let drained = self.proxy.drained.contains(&instance.id);
-        let deadline = self.notes.draining_since(&instance.id).map(|at| at.plus(timing.drain_ms));
-        let over = deadline.is_some_and(|at| self.now >= at);
-        // Past its time and still busy: leaving the table cuts what is left.
-        let role = if over && !drained { None } else { Some(Role::Drain) };
-        if let Some(role) = role {
-            self.target(instance, started, role);
-        }
-        let told = self.proxy.sent.is_some()
-            && self.proxy.sent_role(&instance.id, started) == role
-            && self.proxy.sent_is_durable;
-        if told && (drained || over) {
-            return self.unless_stopping(instance, stop);
-        }
-        if let (Some(at), false) = (deadline, over) {
-            self.wake(at);
-        }
-        // Without a proxy nothing is known of requests. A user who stops or destroys the app
-        // waits for no longer than the drain time all the same.
-        if !self.proxy.connected
-            && self.intent.desired != Desired::Run
-            && let Some(since) = self.notes.leaving_since(&instance.id)
-            && !self.notes.is_stopping(&instance.id)
-        {
-            self.at(Some(since.plus(timing.drain_ms)), stop);
-        }
-    }
-
-    /// Whether an instance with no slot goes on serving, since nothing of the live rollout does:
-    /// the proxy may have started from an older table, or the one that was healthy at the
-    /// commit is gone since.
-    fn stands_in(&self, instance: &Instance, started: Millis) -> bool {
-        let live = self.intent.live.as_ref().filter(|_| self.intent.desired == Desired::Run);
-        live.is_some_and(|l| l.spec.count(&ProcessType::web()) > 0)
-            && instance.state.is_running()
-            && !self.notes.is_stopping(&instance.id)
-            && !self.live_serves()
-            && self.proxy.sends_to(&instance.id, started)
-    }
-
-    fn live_serves(&self) -> bool {
-        self.targets.iter().any(|t| t.role == Role::Serve && self.staying.contains(&t.instance))
-    }
-
-    fn leaving_timing(&self, instance: &Instance) -> &'a Timing {
-        let mut known = self.intent.live.iter().chain(&self.intent.candidate);
-        let own = known.find(|r| r.id == instance.rollout);
-        own.map_or(&self.intent.timing, |r| &r.spec.timing)
-    }
-
-    fn unless_stopping(&mut self, instance: &Instance, stop: Action) {
-        if !self.notes.is_stopping(&instance.id) {
-            self.actions.push(stop);
-        }
-    }
-
-    fn remove(&mut self, instance: &Instance) {
-        if !self.notes.is_stopping(&instance.id) {
-            self.actions.push(Action::Remove(instance.id.clone()));
-        }
-    }
-
     /// The instance that holds a slot: of several (a reply was lost) the best one.
     fn keeper(
         &mut self,
@@ -531,68 +374,6 @@ impl<'a> Planner<'a> {
 
     fn fail(&mut self, candidate: &Rollout, why: FailedBecause) {
         self.actions.push(Action::Fail { rollout: candidate.id.clone(), why });
-    }
-
-    fn target(&mut self, instance: &Instance, started: Millis, role: Role) {
-        let (Some(address), Some(port), true) =
-            (instance.address, instance.port, instance.process.is_web())
-        else {
-            return;
-        };
-        self.targets.push(Target {
-            instance: instance.id.clone(),
-            started,
-            addr: (address, port).into(),
-            process: instance.label(),
-            release: instance.release,
-            role,
-        });
-    }
-
-    fn route(&mut self) -> AppRoute {
-        let mut targets = std::mem::take(&mut self.targets);
-        targets.sort_by(|a, b| a.instance.cmp(&b.instance));
-        let web = if targets.iter().any(|t| t.role == Role::Serve) {
-            WebState::Serving
-        } else {
-            self.web_state()
-        };
-        let probed = self.intent.candidate.as_ref().or(self.intent.live.as_ref());
-        AppRoute {
-            app: self.intent.app.clone(),
-            hosts: self.intent.hosts.clone(),
-            web,
-            targets,
-            health: probed.map(|r| r.spec.health.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// What a request meets while no target serves.
-    fn web_state(&self) -> WebState {
-        let intent = self.intent;
-        if intent.desired != Desired::Run {
-            return if intent.released { WebState::Stopped } else { WebState::NothingDeployed };
-        }
-        let Some(live) = &intent.live else {
-            return match (intent.released, &intent.candidate) {
-                (false, _) => WebState::NothingDeployed,
-                (true, Some(_)) => WebState::Booting,
-                (true, None) => WebState::Stopped,
-            };
-        };
-        let web = ProcessType::web();
-        if live.spec.count(&web) == 0 {
-            return WebState::Stopped;
-        }
-        let waits = |i: &Instance| {
-            matches!(i.state, InstanceState::Exited { at, .. }
-                if self.notes.restart_at(&i.id, at).is_some_and(|due| due > self.now))
-        };
-        let mut own = self.instances.iter().filter(|i| i.rollout == live.id && i.process.is_web());
-        let refused =
-            (1..=live.spec.count(&web)).all(|n| self.notes.start_error(live, &web, n).is_some());
-        let crashed = if own.clone().next().is_some() { own.all(waits) } else { refused };
-        if crashed { WebState::Crashed } else { WebState::Booting }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::release::{HealthSpec, Limits, ProcessSpec, Timing};
+use crate::route::WebState;
 
 fn spec(counts: &[(&str, u32)]) -> Arc<ReleaseSpec> {
     let process = |count| ProcessSpec { command: None, count, limits: Limits::default() };
