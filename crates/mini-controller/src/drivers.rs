@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mini_core::id::{DeploymentId, InstanceId};
-use mini_core::name::{AppName, ProcessType};
-use mini_core::plan::{Action, Desired, Intent, Notes, Observed, Plan, plan};
+use mini_core::id::InstanceId;
+use mini_core::name::AppName;
+use mini_core::plan::{Action, Desired, Intent, Notes, Observed, Plan, Subject, plan};
 use mini_core::ports::{Instance, InstanceState};
 use mini_core::time::Millis;
 use tokio::sync::Notify;
@@ -102,34 +102,6 @@ impl Drivers {
     }
 }
 
-/// What an action is about: two with the same subject never run at once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Subject {
-    Slot(DeploymentId, ProcessType, u32),
-    Instance(InstanceId),
-    Rollout(DeploymentId),
-    App,
-}
-
-fn slot_of(instance: &Instance) -> Subject {
-    Subject::Slot(instance.rollout.clone(), instance.process.clone(), instance.ordinal)
-}
-
-fn subject(action: &Action) -> Subject {
-    match action {
-        Action::Start { rollout, process, ordinal } => {
-            Subject::Slot(rollout.clone(), process.clone(), *ordinal)
-        }
-        Action::StartAgain(id) | Action::Remove(id) | Action::Stop { instance: id, .. } => {
-            Subject::Instance(id.clone())
-        }
-        Action::Commit(id) | Action::Announce(id) | Action::Fail { rollout: id, .. } => {
-            Subject::Rollout(id.clone())
-        }
-        Action::Forget => Subject::App,
-    }
-}
-
 async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
     let mut under_way: HashSet<Subject> = HashSet::new();
     // How often in a row what is about a subject failed.
@@ -142,7 +114,10 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
                 for action in plan.actions {
                     // An instance that is being made is seen as created before it is started.
                     if let Action::StartAgain(id) = &action
-                        && core.world.get(id).is_some_and(|i| under_way.contains(&slot_of(&i)))
+                        && core
+                            .world
+                            .get(id)
+                            .is_some_and(|i| under_way.contains(&Subject::slot_of(&i)))
                     {
                         continue;
                     }
@@ -150,7 +125,7 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
                     if action == Action::Forget && !under_way.is_empty() {
                         continue;
                     }
-                    let subject = subject(&action);
+                    let subject = action.subject();
                     if under_way.insert(subject.clone()) {
                         let failed = failures.get(&subject).copied().unwrap_or(0);
                         begin(&core, &app, &handle, action, (subject, failed), &mut tasks);

@@ -32,11 +32,13 @@ mod notes;
 mod routing;
 #[cfg(test)]
 mod simulation;
+mod subject;
 #[cfg(test)]
 mod tests;
 
 pub use backoff::{crash_delay_ms, start_delay_ms};
 pub use notes::{Notes, StartError};
+pub use subject::Subject;
 
 /// A process without HTTP counts as up after it stayed up for this long (CONTRACTS).
 pub const UP_AFTER_MS: u64 = 5_000;

@@ -6,7 +6,6 @@ use super::World;
 use super::engine::Made;
 use super::proxy::{Table, shown};
 use super::store::{App, Nature, TIMING};
-use super::task::subject;
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::plan::{Action, Desired, Intent, Plan, slots};
@@ -80,7 +79,7 @@ impl Checks {
             return Err(format!("the engine is away and the plan is {plan:?}"));
         }
         let mut subjects = BTreeSet::new();
-        match plan.actions.iter().find(|a| !subjects.insert(subject(a))) {
+        match plan.actions.iter().find(|a| !subjects.insert(a.subject())) {
             Some(action) => Err(format!("two actions on one subject: {action:?}")),
             None => Ok(()),
         }

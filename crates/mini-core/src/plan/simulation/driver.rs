@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::{Event, Input};
-use super::task::{Subject, Task, subject};
+use super::task::Task;
 use super::{Sabotage, World};
 use crate::control::Verdict;
 use crate::id::InstanceId;
-use crate::plan::{Action, Intent, Notes, Observed, Plan, ProxyView, plan};
+use crate::plan::{Action, Intent, Notes, Observed, Plan, ProxyView, Subject, plan};
 use crate::ports::{Instance, InstanceState};
 use crate::route::Role;
 use crate::time::Millis;
@@ -143,7 +143,7 @@ impl World {
             if action == Action::Forget && !driver.under_way.is_empty() {
                 continue;
             }
-            if driver.under_way.insert(subject(&action)) {
+            if driver.under_way.insert(action.subject()) {
                 self.begin(action);
             }
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::rng::Rng;
 use super::store::{TIMING, spec, worker};
-use super::task::subject;
 use crate::control::Verdict;
 use crate::id::InstanceId;
 use crate::name::ProcessType;
@@ -160,7 +159,7 @@ impl Situation {
             return Some("planned twice, it is not the same");
         }
         let mut subjects = BTreeSet::new();
-        if !decided.actions.iter().all(|a| subjects.insert(subject(a))) {
+        if !decided.actions.iter().all(|a| subjects.insert(a.subject())) {
             return Some("two actions on one subject");
         }
         let untouched = |a: &Action| matches!(a, Action::Fail { .. } | Action::Announce(_));

@@ -4,43 +4,12 @@ use super::engine::Made;
 use super::event::{Answer, Call, Event, Input, Op, Refusal};
 use super::store::Status;
 use super::{Sabotage, World};
-use crate::id::{DeploymentId, InstanceId};
-use crate::name::ProcessType;
-use crate::plan::Action;
-use crate::ports::{Instance, InstanceState};
+use crate::id::InstanceId;
+use crate::plan::{Action, Subject};
+use crate::ports::InstanceState;
 
 /// How long a start waits for the proxy to have forgotten the address's last holder.
 const FORGETTING: u64 = 5_000;
-
-/// What an action is about: two with the same subject never run at once.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Subject {
-    Slot(DeploymentId, ProcessType, u32),
-    Instance(InstanceId),
-    Rollout(DeploymentId),
-    App,
-}
-
-impl Subject {
-    pub(super) fn slot_of(i: &Instance) -> Self {
-        Self::Slot(i.rollout.clone(), i.process.clone(), i.ordinal)
-    }
-}
-
-pub(super) fn subject(action: &Action) -> Subject {
-    match action {
-        Action::Start { rollout, process, ordinal } => {
-            Subject::Slot(rollout.clone(), process.clone(), *ordinal)
-        }
-        Action::StartAgain(id) | Action::Remove(id) | Action::Stop { instance: id, .. } => {
-            Subject::Instance(id.clone())
-        }
-        Action::Commit(id) | Action::Announce(id) | Action::Fail { rollout: id, .. } => {
-            Subject::Rollout(id.clone())
-        }
-        Action::Forget => Subject::App,
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Task {
@@ -145,7 +114,7 @@ impl World {
     fn failed(&mut self, token: u64) -> u32 {
         let Some(driver) = self.driver() else { return 0 };
         let Some(task) = driver.tasks.get(&token) else { return 0 };
-        let count = driver.failures.entry(subject(&task.action)).or_default();
+        let count = driver.failures.entry(task.action.subject()).or_default();
         *count += 1;
         *count - 1
     }
@@ -194,12 +163,12 @@ impl World {
         let Some(driver) = self.driver() else { return };
         let went_well = driver.tasks.remove(&token).is_none_or(|t| t.step != Step::Over);
         if went_well {
-            driver.failures.remove(&subject(action));
+            driver.failures.remove(&action.subject());
         }
         if let Action::Stop { instance, .. } | Action::Remove(instance) = action {
             driver.notes.stop_ended(instance);
         }
-        let mut subject = subject(action);
+        let mut subject = action.subject();
         if subject == Subject::App && app_is_there == Some(driver.app) {
             // It failed: the next plan tries again.
             driver.under_way.remove(&subject);
