@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use mini_core::id::InstanceId;
-use mini_core::name::{AppName, HostName, ProcessType};
+use mini_core::name::{AppName, HostPattern, ProcessType};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,9 +12,9 @@ pub struct App {
     pub name: AppName,
     /// Where it is (or will be) reached, best first.
     pub urls: Vec<String>,
-    /// Custom domains.
+    /// Custom domains: host names, or `*.` before one.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
-    pub domains: Vec<HostName>,
+    pub domains: Vec<HostPattern>,
     pub state: AppState,
     /// The live release: `v12`.
     pub release: Option<String>,
@@ -27,6 +27,9 @@ pub struct App {
     pub deployed_at: Option<Timestamp>,
     /// Config vars changed with `stage`, waiting for the next deploy.
     pub env_staged: bool,
+    /// Requests are answered with the maintenance page.
+    #[serde(default)]
+    pub maintenance: bool,
 }
 
 /// What a user would say the app is doing.
@@ -62,7 +65,7 @@ pub struct Apps {
 }
 
 /// One instance of one process type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Instance {
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
@@ -82,6 +85,15 @@ pub struct Instance {
     pub out_of_memory: bool,
     /// Restarts after a crash, since this controller started.
     pub restarts: u32,
+    /// What it holds, without the pages of files that would be given back at once; missing if it
+    /// does not run or nobody can tell.
+    pub memory_bytes: Option<u64>,
+    /// Of one processor, over the time since somebody last asked if that was 0.2 to 30 s ago, else
+    /// over 0.2 s.
+    pub cpu_percent: Option<f64>,
+    /// Whether it is a one-off command (`mini run`) and no part of the formation.
+    #[serde(default)]
+    pub one_off: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +109,11 @@ pub enum InstanceState {
     /// Finishes its requests, then stops.
     Draining,
     Stopping,
+    /// Has stopped for a release that cannot run beside it, and is started again if that one fails.
+    Stopped,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Instances {
     pub instances: Vec<Instance>,
@@ -154,6 +168,9 @@ pub struct Rollback {
     /// `v12`; left out: the release that was live before.
     #[serde(default)]
     pub release: Option<String>,
+    /// Builds its image again from the kept source if the engine has it no more.
+    #[serde(default)]
+    pub rebuild: bool,
 }
 
 /// How many instances of each process type an app wants.
@@ -180,6 +197,22 @@ pub struct ReleaseInfo {
     pub health_path: Option<String>,
     /// The command of each process type; none is the image's own.
     pub processes: std::collections::BTreeMap<String, Option<Vec<String>>>,
+    /// The command that ran once before it went live.
+    #[serde(default)]
+    pub release_command: Option<Vec<String>>,
+    /// Of each process type that has any.
+    #[serde(default)]
+    pub limits: std::collections::BTreeMap<String, crate::Limits>,
+    /// Where each volume is found.
+    #[serde(default)]
+    pub volumes: std::collections::BTreeMap<String, String>,
+    /// How requests are treated, where `mini.toml` says it: `body_limit`, `allow`, …
+    #[serde(default)]
+    pub http: std::collections::BTreeMap<String, String>,
+    /// `rolling` or `recreate`.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub strategy: mini_core::release::Strategy,
     /// A fingerprint of each config var's value: the same for the same value within an app.
     pub env: std::collections::BTreeMap<String, String>,
 }

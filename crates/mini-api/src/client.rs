@@ -8,7 +8,9 @@ mod connect;
 mod endpoint;
 mod error;
 mod retry;
+mod session;
 mod stream;
+mod tls;
 mod transport;
 mod upload;
 
@@ -25,19 +27,23 @@ use futures_core::Stream;
 use http::Method;
 use jiff::Timestamp;
 use mini_core::id::{DeploymentId, TokenId};
-use mini_core::name::AppName;
+use mini_core::name::{AppName, ProcessType, VolumeName};
 use mini_core::source::SourceDigest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use error::{ClientError, Fault};
+pub use session::{Session, SessionReader, SessionWriter};
 pub use stream::{Events, Logs};
+pub use tls::{BadFingerprint, Fingerprint};
 
 use crate::{
-    App, Apps, CreatedToken, Deployment, Deployments, Env, EnvChange, EnvChanged, Formation,
-    HEARTBEAT_SECONDS, Health, Instances, NewApp, NewDeployment, NewToken, ReleaseInfo, Releases,
-    Rollback, SOURCE_TYPES, Server, Source, Tokens,
+    AllLimits, App, Apps, Audit, Cert, CertAdded, CertDetail, Certs, CreatedToken, Deployment,
+    Deployments, DomainAdded, Domains, Env, EnvChange, EnvChanged, Formation, HEARTBEAT_SECONDS,
+    Health, Instances, Limits, Maintenance, Metrics, NewApp, NewCert, NewDeployment, NewDomain,
+    NewPage, NewToken, NewVolume, Pages, ReleaseInfo, Releases, Rollback, Rotate, RouteChanged,
+    SOURCE_TYPES, Server, SettingsChanged, Source, Tokens, VolumeAdded, Volumes,
 };
 use transport::Call;
 
@@ -73,6 +79,7 @@ pub struct Client {
 struct Inner {
     endpoint: Endpoint,
     token: Option<String>,
+    tls: tls::Tls,
     timing: Timing,
     on_wait: Option<OnWait>,
     contacted: AtomicBool,
@@ -80,18 +87,21 @@ struct Inner {
 
 impl Client {
     pub fn new(endpoint: Endpoint, token: Option<String>) -> Self {
-        Self::with(endpoint, token, Timing::default(), None)
+        Self::with(endpoint, token, None, Timing::default(), None)
     }
 
+    /// `pin` is the certificate that is believed over TLS beside those of the system's authorities.
     /// `on_wait` is told once per outage why the client waits.
     pub fn with(
         endpoint: Endpoint,
         token: Option<String>,
+        pin: Option<Fingerprint>,
         timing: Timing,
         on_wait: Option<OnWait>,
     ) -> Self {
         let contacted = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { endpoint, token, timing, on_wait, contacted }) }
+        let tls = tls::Tls::new(pin);
+        Self { inner: Arc::new(Inner { endpoint, token, tls, timing, on_wait, contacted }) }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -131,13 +141,144 @@ impl Client {
         self.get(&format!("/v1/apps/{app}")).await
     }
 
-    /// Begins to destroy the app; it is gone when [`Client::app`] no longer finds it.
-    pub async fn destroy_app(&self, app: &AppName) -> Result<App, ClientError> {
-        self.send::<(), _>(Method::DELETE, format!("/v1/apps/{app}"), None, None).await
+    /// Begins to destroy the app; it is gone when [`Client::app`] no longer finds it. To destroy
+    /// twice is to destroy, so it may be repeated: that is what the key stands for. A repetition
+    /// may find nothing any more.
+    pub async fn destroy_app(&self, app: &AppName, with_volumes: bool) -> Result<App, ClientError> {
+        let path = format!("/v1/apps/{app}?with_volumes={with_volumes}");
+        self.send::<(), _>(Method::DELETE, path, None, Some("destroy")).await
     }
 
     pub async fn instances(&self, app: &AppName) -> Result<Instances, ClientError> {
         self.get(&format!("/v1/apps/{app}/instances")).await
+    }
+
+    /// Wants another in place of the instance `web.1`; answers with what runs of that name now. To
+    /// replace twice is to replace, so it may be repeated: that is what the key stands for.
+    pub async fn restart_instance(
+        &self,
+        app: &AppName,
+        instance: &str,
+    ) -> Result<Instances, ClientError> {
+        let path = format!("/v1/apps/{app}/instances/{}/restart", escape(instance));
+        self.send::<(), _>(Method::POST, path, None, Some("restart")).await
+    }
+
+    // Limits and volumes.
+
+    pub async fn limits(&self, app: &AppName) -> Result<AllLimits, ClientError> {
+        self.get(&format!("/v1/apps/{app}/limits")).await
+    }
+
+    /// Sets all limits of one process type. `key` is the idempotency key.
+    pub async fn set_limits(
+        &self,
+        app: &AppName,
+        process: &ProcessType,
+        limits: &Limits,
+        key: &str,
+    ) -> Result<SettingsChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/limits/{process}");
+        self.send(Method::PUT, path, Some(limits), Some(key)).await
+    }
+
+    pub async fn volumes(&self, app: &AppName) -> Result<Volumes, ClientError> {
+        self.get(&format!("/v1/apps/{app}/volumes")).await
+    }
+
+    /// Of every app, and what destroyed ones left.
+    pub async fn all_volumes(&self) -> Result<Volumes, ClientError> {
+        self.get("/v1/volumes").await
+    }
+
+    /// `key` is the idempotency key.
+    pub async fn add_volume(
+        &self,
+        app: &AppName,
+        new: &NewVolume,
+        key: &str,
+    ) -> Result<VolumeAdded, ClientError> {
+        self.send(Method::POST, format!("/v1/apps/{app}/volumes"), Some(new), Some(key)).await
+    }
+
+    /// `key` is the idempotency key.
+    pub async fn remove_volume(
+        &self,
+        app: &AppName,
+        volume: &VolumeName,
+        delete_data: bool,
+        key: &str,
+    ) -> Result<SettingsChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/volumes/{volume}?delete_data={delete_data}");
+        self.send::<(), _>(Method::DELETE, path, None, Some(key)).await
+    }
+
+    /// Deletes a volume that the destroyed app `left_by` left.
+    pub async fn delete_left_volume(
+        &self,
+        left_by: &AppName,
+        volume: &VolumeName,
+    ) -> Result<SettingsChanged, ClientError> {
+        let path = format!("/v1/volumes/{left_by}/{volume}");
+        self.send::<(), _>(Method::DELETE, path, None, None).await
+    }
+
+    // Domains, maintenance, error pages: to want the same twice is to want it, so each may be
+    // repeated; that is what the keys stand for. A repeated removal may find nothing any more.
+
+    /// `dns`: whether to ask what the names lead to.
+    pub async fn domains(&self, app: &AppName, dns: bool) -> Result<Domains, ClientError> {
+        self.get(&format!("/v1/apps/{app}/domains?dns={dns}")).await
+    }
+
+    pub async fn add_domain(
+        &self,
+        app: &AppName,
+        new: &NewDomain,
+    ) -> Result<DomainAdded, ClientError> {
+        self.send(Method::POST, format!("/v1/apps/{app}/domains"), Some(new), Some("add")).await
+    }
+
+    pub async fn remove_domain(
+        &self,
+        app: &AppName,
+        domain: &str,
+    ) -> Result<RouteChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/domains/{}", escape(domain));
+        self.send::<(), _>(Method::DELETE, path, None, Some("remove")).await
+    }
+
+    pub async fn maintenance(&self, app: &AppName) -> Result<Maintenance, ClientError> {
+        self.get(&format!("/v1/apps/{app}/maintenance")).await
+    }
+
+    pub async fn set_maintenance(
+        &self,
+        app: &AppName,
+        on: bool,
+    ) -> Result<RouteChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/maintenance");
+        self.send(Method::PUT, path, Some(&Maintenance { on }), Some("set")).await
+    }
+
+    pub async fn pages(&self, app: &AppName) -> Result<Pages, ClientError> {
+        self.get(&format!("/v1/apps/{app}/pages")).await
+    }
+
+    /// `code` is one of [`PAGE_CODES`](crate::PAGE_CODES).
+    pub async fn set_page(
+        &self,
+        app: &AppName,
+        code: &str,
+        page: &NewPage,
+    ) -> Result<RouteChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/pages/{}", escape(code));
+        self.send(Method::PUT, path, Some(page), Some("set")).await
+    }
+
+    pub async fn unset_page(&self, app: &AppName, code: &str) -> Result<RouteChanged, ClientError> {
+        let path = format!("/v1/apps/{app}/pages/{}", escape(code));
+        self.send::<(), _>(Method::DELETE, path, None, Some("unset")).await
     }
 
     /// The last `n` releases, newest first.
@@ -200,6 +341,10 @@ impl Client {
         self.send::<(), _>(Method::POST, format!("/v1/apps/{app}/stop"), None, Some("stop")).await
     }
 
+    pub async fn metrics(&self, app: &AppName) -> Result<Metrics, ClientError> {
+        self.get(&format!("/v1/apps/{app}/metrics")).await
+    }
+
     pub fn logs(&self, app: &AppName, query: LogQuery) -> Logs {
         Logs::new(self.clone(), app.to_string(), query)
     }
@@ -255,8 +400,38 @@ impl Client {
         Events::new(self.clone(), id.to_string(), after)
     }
 
+    /// To cancel twice is to cancel, so it may be repeated: that is what the key stands for.
     pub async fn cancel_deployment(&self, id: &DeploymentId) -> Result<Deployment, ClientError> {
-        self.send::<(), _>(Method::POST, format!("/v1/deployments/{id}/cancel"), None, None).await
+        let path = format!("/v1/deployments/{id}/cancel");
+        self.send::<(), _>(Method::POST, path, None, Some("cancel")).await
+    }
+
+    // Certificates.
+
+    pub async fn certs(&self) -> Result<Certs, ClientError> {
+        self.get("/v1/certs").await
+    }
+
+    pub async fn cert(&self, name: &str) -> Result<CertDetail, ClientError> {
+        self.get(&format!("/v1/certs/{}", escape(name))).await
+    }
+
+    /// To bring the same twice is to bring it, so it may be repeated: that is what the key stands
+    /// for.
+    pub async fn add_cert(&self, new: &NewCert) -> Result<CertAdded, ClientError> {
+        self.send(Method::POST, "/v1/certs".to_owned(), Some(new), Some("add")).await
+    }
+
+    pub async fn remove_cert(&self, name: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/certs/{}", escape(name));
+        let call = Call { method: Method::DELETE, path, json: None, key: None };
+        self.document(&call).await.map(drop)
+    }
+
+    /// Has the server order a certificate now.
+    pub async fn retry_cert(&self, name: &str) -> Result<Cert, ClientError> {
+        let path = format!("/v1/certs/{}/retry", escape(name));
+        self.send::<(), _>(Method::POST, path, None, None).await
     }
 
     // Tokens.
@@ -267,6 +442,24 @@ impl Client {
 
     pub async fn create_token(&self, new: &NewToken) -> Result<CreatedToken, ClientError> {
         self.send(Method::POST, "/v1/tokens".to_owned(), Some(new), None).await
+    }
+
+    /// Gives a token another secret. Not repeated over a lost connection: the answer has the secret.
+    pub async fn rotate_token(
+        &self,
+        id: &TokenId,
+        how: &Rotate,
+    ) -> Result<CreatedToken, ClientError> {
+        self.send(Method::POST, format!("/v1/tokens/{id}/rotate"), Some(how), None).await
+    }
+
+    /// Who asked for what, newest first.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Audit, ClientError> {
+        let mut parts = Vec::new();
+        parts.extend(query.app.as_ref().map(|app| format!("app={app}")));
+        parts.extend(query.since.map(|at| format!("since={at}")));
+        parts.extend(query.n.map(|n| format!("n={n}")));
+        self.get(&format!("/v1/audit?{}", parts.join("&"))).await
     }
 
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), ClientError> {
@@ -295,6 +488,15 @@ impl Client {
     fn parse<T: DeserializeOwned>(&self, document: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(document).map_err(|e| self.garbled(&e.to_string()))
     }
+}
+
+/// Which entries of the audit trail: the query of `GET /v1/audit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    pub app: Option<AppName>,
+    pub since: Option<Timestamp>,
+    /// How many at most, the newest; the server's default is 50.
+    pub n: Option<u32>,
 }
 
 /// Which log lines: the query of `GET /v1/apps/{app}/logs`.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use mini_core::cause::Cause;
 use mini_core::id::DeploymentId;
 use mini_core::name::AppName;
+use mini_core::release::Strategy;
 use mini_core::source::SourceDigest;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ pub struct NewDeployment {
     /// Builds even if the same source was built before, and without the engine's cache.
     #[serde(default)]
     pub rebuild: bool,
+    /// `rolling` or `recreate`; left out: what `mini.toml` says, else what the volumes need.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub strategy: Option<Strategy>,
     /// Shown in `releases`.
     #[serde(default)]
     pub description: Option<String>,
@@ -60,7 +65,7 @@ pub enum DeploymentKind {
     /// From source or a ready image.
     #[default]
     Deploy,
-    /// The same code with other config vars.
+    /// The same code with other config vars, limits or volumes.
     Config,
     /// The same release, new instances.
     Restart,

@@ -13,6 +13,9 @@ pub const MAX_ENV_BYTES: usize = 256 << 10;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Env {
     pub vars: BTreeMap<String, String>,
+    /// The token may see names only: every value is empty.
+    #[serde(default)]
+    pub values_hidden: bool,
     /// Names whose change waits for the next deploy.
     pub staged: Vec<String>,
 }

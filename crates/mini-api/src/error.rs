@@ -43,10 +43,14 @@ macro_rules! codes {
 }
 
 codes! {
-    /// No token, or one that is unknown, revoked or expired.
+    /// No token, or one that is unknown or revoked.
     Unauthorized = 401,
-    /// The token's scope does not reach that far.
+    /// A token whose time is over.
+    TokenExpired = 401,
+    /// The caller may not do that.
     Forbidden = 403,
+    /// The token may do less than what was asked; the message says what it may.
+    OutOfScope = 403,
     /// No such app, deployment, release, token or path.
     NotFound = 404,
     /// The path knows other methods.
@@ -55,7 +59,7 @@ codes! {
     InvalidRequest = 400,
     /// A name that breaks the rules.
     InvalidName = 422,
-    /// An app of that name exists.
+    /// An app of that name exists, or another app has the domain.
     NameTaken = 409,
     /// The object's state does not allow that now.
     Conflict = 409,
@@ -77,6 +81,8 @@ codes! {
     StorageFull = 507,
     /// Too many requests, or failed authentications; see Retry-After.
     RateLimited = 429,
+    /// The API answers over https only (said by the proxy's door).
+    HttpsRequired = 403,
     /// The controller is away (said by the proxy's door).
     ControllerUnavailable = 503,
     /// This server's back-end cannot do that.

@@ -5,21 +5,32 @@
 //! raises [`API_LEVEL`].
 
 pub mod app;
+pub mod audit;
+pub mod cert;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod deployment;
+pub mod domain;
 pub mod env;
 pub mod error;
 pub mod log;
+pub mod metrics;
 pub mod server;
+pub mod session;
+pub mod settings;
 pub mod token;
 
 pub use app::*;
+pub use audit::*;
+pub use cert::*;
 pub use deployment::*;
+pub use domain::*;
 pub use env::*;
 pub use error::*;
 pub use log::*;
+pub use metrics::*;
 pub use server::*;
+pub use settings::*;
 pub use token::*;
 
 /// What this build speaks. Sent by the server in [`LEVEL_HEADER`] with every answer.

@@ -1,5 +1,6 @@
 //! The server itself.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/health`: the one answer that needs no token.
@@ -27,4 +28,24 @@ pub struct Server {
     pub token: Option<String>,
     /// What is wrong now, in words, each with what to do.
     pub problems: Vec<String>,
+    /// The last time that the engine came back and instances were started again, since this
+    /// controller started.
+    pub recovery: Option<Recovery>,
+}
+
+/// How everything came back after the engine, or the machine, was away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Recovery {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub at: Timestamp,
+    /// Those that should run.
+    pub instances: u64,
+    pub instances_up: u64,
+    pub apps: u64,
+    pub apps_up: u64,
+    /// From the engine's answer until the last one was up, or was waited for no longer.
+    pub took_ms: u64,
+    /// The same in one line.
+    pub text: String,
 }

@@ -1,5 +1,6 @@
 //! Doing what a plan says. Every action may be done again, and finding it done is done.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,17 +8,23 @@ use std::time::Duration;
 use mini_api::DeploymentStatus;
 use mini_core::cause::{Cause, Findings, diagnose};
 use mini_core::control::Verdict;
+use mini_core::fault;
 use mini_core::id::{DeploymentId, InstanceId};
 use mini_core::name::{AppName, ProcessType};
 use mini_core::plan::{Action, Desired, FailedBecause};
 use mini_core::ports::{
-    Instance, InstanceSpec, InstanceState, Listening, NetworkSpec, RuntimeError, RuntimeErrorKind,
+    Fut, Instance, InstanceSpec, InstanceState, Listening, NetworkSpec, RuntimeError,
+    RuntimeErrorKind, RuntimeResult, VolumeSpec,
 };
+
+use mini_core::release::{Limits, Mount, ReleaseSpec};
 
 use crate::clock;
 use crate::core::Core;
 use crate::drivers::Handle;
+use crate::gate::Urgency;
 use crate::logs::Filter;
+use crate::release_command;
 use crate::store::{self, AppRow, ReleaseRow, StoreError};
 use crate::vault;
 
@@ -47,19 +54,19 @@ pub(crate) async fn perform(
                 let (message, fatal) = (problem.to_string(), problem.is_fatal());
                 let now = clock::now();
                 handle.notes().start_failed(rollout, process, *ordinal, (&message, fatal), now);
-                core.logs.say(
-                    app,
-                    "deploy",
-                    format!("{process}.{ordinal} did not start: {message}"),
-                );
-                // It may have started all the same, and the answer be lost.
-                core.world.look_again();
+                let told = format!("{process}.{ordinal} did not start: {message}");
+                // Once, and not at each try.
+                if handle.is_news(Some(&told)) {
+                    core.logs.say(app, "deploy", told);
+                }
             } else {
                 handle.notes().start_worked(rollout, process, *ordinal);
+                handle.is_news(None);
             }
             started
         }
-        Action::StartAgain(id) => start_again(core, handle, id).await,
+        Action::StartAgain(id) => start_again(core, app, handle, id).await,
+        Action::Prepared { rollout, instance } => prepared(core, app, rollout, instance).await,
         Action::Commit(rollout) => commit(core, app, handle, rollout).await,
         Action::Announce(rollout) => announce(core, app, rollout).await,
         Action::Fail { rollout, why } => fail(core, app, rollout, why).await,
@@ -73,14 +80,32 @@ pub(crate) async fn perform(
     match done {
         Ok(()) => Outcome::Done,
         Err(problem) => {
+            if let (Problem::Store(StoreError::Full(_)), Some(what)) = (&problem, waits(action)) {
+                let told = format!("{what} waits: {problem}");
+                if handle.is_news(Some(&told)) {
+                    core.logs.say(app, "deploy", told);
+                }
+            }
             tracing::warn!(%app, ?action, error = %problem, "an action failed");
             Outcome::Failed
         }
     }
 }
 
+/// What of an app goes no further while nothing can be written.
+fn waits(action: &Action) -> Option<&'static str> {
+    match action {
+        Action::Prepared { .. } | Action::Commit(_) | Action::Announce(_) => {
+            Some("The new release")
+        }
+        Action::Fail { .. } => Some("The end of the deployment"),
+        Action::Forget => Some("The end of the app"),
+        _ => None,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(crate) enum Problem {
     #[error("{0}")]
     Engine(#[from] RuntimeError),
     #[error("{0}")]
@@ -104,24 +129,30 @@ impl Problem {
 type Done = Result<(), Problem>;
 
 async fn start(
-    core: &Core,
+    core: &Arc<Core>,
     app: &AppName,
     handle: &Handle,
     (rollout, process, ordinal): (&DeploymentId, &ProcessType, u32),
 ) -> Done {
+    let (row, _) = release_of(core, app, rollout).await?;
+    let urgency = match row.live_deployment.as_ref() == Some(rollout) {
+        false => Urgency::Rollout,
+        true => urgency_of(process),
+    };
+    let _place = core.gate.enter(urgency).await;
+    // Waiting for a place may have taken long.
     let (row, release) = release_of(core, app, rollout).await?;
-    let Some(spec) = release.spec.processes.get(process) else {
+    if row.desired != Desired::Run {
+        return Ok(());
+    }
+    let Some((command, limits)) = how_to_run(&release.spec, process) else {
         return Err(Problem::Other(format!("v{} has no process type {process}", release.number)));
     };
-    let network = NetworkSpec { app: app.clone(), subnet: row.subnet };
-    let was_ready = handle.network_ready.load(Ordering::Relaxed);
-    if !was_ready {
-        core.runtime.ensure_network(network.clone()).await?;
-        handle.network_ready.store(true, Ordering::Relaxed);
+    for mount in &release.spec.volumes {
+        make_volume(core, &row, mount).await?;
     }
-    let reserved = free_address(core, handle, &row).await?;
-    let address = reserved.address;
-    let port = process.is_web().then_some(release.spec.port);
+    fault::point("start.volumes");
+    let env = environment(core, &row, &release, (process, ordinal))?;
     let instance = InstanceSpec {
         id: InstanceId::from_random(&vault::random_id()?),
         app: app.clone(),
@@ -130,23 +161,104 @@ async fn start(
         process: process.clone(),
         ordinal,
         image: release.spec.image.clone(),
-        command: spec.command.clone(),
-        env: environment(core, &row, &release, (process, ordinal))?,
-        address,
-        port,
-        limits: spec.limits.clone(),
+        command,
+        env,
+        // Chosen below.
+        address: row.subnet.gateway(),
+        port: process.is_web().then_some(release.spec.port),
+        limits,
+        alone: release.spec.recreates(),
+        volumes: release.spec.volumes.clone(),
+        one_off: None,
     };
-    let started = match core.runtime.start(instance.clone()).await {
+    let id = instance.id.clone();
+    let started = at_free_address(core, handle, (&row, &id), |address| {
+        let spec = InstanceSpec { address, ..instance.clone() };
+        Box::pin(async move {
+            let started = core.runtime.start(spec).await?;
+            fault::point("start.answered");
+            core.world.started(None, &started);
+            core.pumps.ensure(&started);
+            Ok(started)
+        })
+    })
+    .await?;
+    if process.is_release() {
+        release_command::tell_output(core, rollout, &started);
+    }
+    Ok(())
+}
+
+/// Starts something at a free address of the app's network, which is made if it is missing.
+/// `start` tells the world of what it started: only until then the address is kept for it.
+pub(crate) async fn at_free_address<'a, T>(
+    core: &Core,
+    handle: &Handle,
+    (app, id): (&AppRow, &InstanceId),
+    start: impl Fn(Ipv4Addr) -> Fut<'a, RuntimeResult<T>>,
+) -> Result<T, Problem> {
+    let network = NetworkSpec { app: app.name.clone(), subnet: app.subnet };
+    let was_ready = handle.network_ready.load(Ordering::Relaxed);
+    if !was_ready {
+        fault::point("start.begun");
+        core.runtime.ensure_network(network.clone()).await?;
+        fault::point("start.network");
+        handle.network_ready.store(true, Ordering::Relaxed);
+    }
+    let reserved = free_address(core, handle, app).await?;
+    fault::point("start.address");
+    let started = match start(reserved.address).await {
         // The network may have been removed behind our back.
         Err(error) if error.kind == RuntimeErrorKind::NotFound && was_ready => {
             core.runtime.ensure_network(network).await?;
-            core.runtime.start(instance).await?
+            start(reserved.address).await
         }
-        started => started?,
+        started => started,
     };
-    core.world.started(None, &started);
-    core.pumps.ensure(&started);
-    Ok(())
+    if started.is_err() {
+        settle(core, id).await;
+    }
+    Ok(started?)
+}
+
+/// After a start that failed: it may have started all the same, and the answer be lost. If that
+/// cannot be found out, nothing is known until a full look.
+async fn settle(core: &Core, id: &InstanceId) {
+    match core.runtime.observe_one(id.clone()).await {
+        Ok(seen) => {
+            if let Some(app) = core.world.set_one(id, seen) {
+                core.drivers.wake(&app);
+            }
+        }
+        Err(error) => core.world.lost_sight(error.to_string()),
+    }
+}
+
+/// The volume of a mount. One that was deleted since the release was made begins empty, and is
+/// written down again so that it does not get lost.
+pub(crate) async fn make_volume(core: &Core, app: &AppRow, mount: &Mount) -> Done {
+    let (id, name, wanted) = (app.id, app.name.clone(), mount.clone());
+    let known = core.store.read(move |c| store::volumes_of(c, id)).await?;
+    if !known.iter().any(|v| v.engine_name == mount.engine_name) {
+        let now = clock::now();
+        core.store.write(move |tx| store::keep_mount(tx, (id, &name), &wanted, now)).await?;
+    }
+    let spec = VolumeSpec { app: app.name.clone(), engine_name: mount.engine_name.clone() };
+    Ok(core.runtime.ensure_volume(spec).await?)
+}
+
+/// The words and the limits of a process type; the release command has those of `web`.
+fn how_to_run(spec: &ReleaseSpec, process: &ProcessType) -> Option<(Option<Vec<String>>, Limits)> {
+    if process.is_release() {
+        let web = spec.processes.get(&ProcessType::web());
+        let limits = web.map(|w| w.limits.clone()).unwrap_or_default();
+        return spec.release_command.clone().map(|words| (Some(words), limits));
+    }
+    spec.processes.get(process).map(|own| (own.command.clone(), own.limits.clone()))
+}
+
+fn urgency_of(process: &ProcessType) -> Urgency {
+    if process.is_web() { Urgency::Web } else { Urgency::Other }
 }
 
 async fn release_of(
@@ -205,7 +317,7 @@ async fn free_address<'a>(
 
 /// An address that a start under way holds, until the instance itself is seen to have it.
 struct Reserved<'a> {
-    address: std::net::Ipv4Addr,
+    address: Ipv4Addr,
     handle: &'a Handle,
 }
 
@@ -216,7 +328,7 @@ impl Drop for Reserved<'_> {
 }
 
 /// The whole environment of one instance: the release's, and what CONTRACTS promise.
-fn environment(
+pub(crate) fn environment(
     core: &Core,
     app: &AppRow,
     release: &ReleaseRow,
@@ -235,10 +347,28 @@ fn environment(
     Ok(env.into_iter().collect())
 }
 
-async fn start_again(core: &Core, handle: &Handle, id: &InstanceId) -> Done {
+async fn start_again(core: &Core, app: &AppName, handle: &Handle, id: &InstanceId) -> Done {
+    let process = core.world.get(id).map(|i| i.process);
+    let urgency = process.as_ref().map_or(Urgency::Other, urgency_of);
+    let _place = core.gate.enter(urgency).await;
+    // Waiting for a place may have taken long.
+    let name = app.clone();
+    let row = core.store.read(move |c| store::app_by_name(c, &name)).await?;
+    if row.is_none_or(|row| row.desired != Desired::Run) {
+        return Ok(());
+    }
+    if process.is_some_and(|process| process.is_release()) {
+        // It runs once: what was seen as never started may have run to its end meanwhile.
+        settle(core, id).await;
+        if core.world.get(id).is_none_or(|i| i.state != InstanceState::Created) {
+            return Ok(());
+        }
+    }
     let before = core.world.get(id).map(|i| i.state);
+    fault::point("start_again.begun");
     match core.runtime.start_again(id.clone()).await {
         Ok(instance) => {
+            fault::point("start_again.answered");
             let crashed = matches!(before, Some(InstanceState::Exited { .. }));
             handle.notes().started_again(id, crashed);
             core.world.started(before, &instance);
@@ -247,10 +377,31 @@ async fn start_again(core: &Core, handle: &Handle, id: &InstanceId) -> Done {
         }
         Err(error) => {
             handle.notes().start_again_failed(id, &error.message, clock::now());
-            core.world.look_again();
+            settle(core, id).await;
             Err(error.into())
         }
     }
+}
+
+/// The release command went well: it does not run again for this release.
+async fn prepared(
+    core: &Arc<Core>,
+    app: &AppName,
+    rollout: &DeploymentId,
+    instance: &InstanceId,
+) -> Done {
+    core.telling.told(instance).await;
+    let (row, release) = release_of(core, app, rollout).await?;
+    if let Some(instance) = core.world.get(instance) {
+        core.pumps.finish(&instance).await;
+    }
+    let number = release.number;
+    fault::point("prepared.begun");
+    core.store.write(move |tx| store::set_prepared(tx, row.id, number)).await?;
+    fault::point("prepared.done");
+    core.logs.say(app, "deploy", format!("The release command of v{number} ended well"));
+    core.drivers.wake(app);
+    Ok(())
 }
 
 /// The commit point of a rollout: one transaction. All after it is convergence.
@@ -258,15 +409,20 @@ async fn commit(core: &Core, app: &AppName, handle: &Handle, rollout: &Deploymen
     let now = clock::now();
     let took = handle.notes().candidate_age_ms(rollout, now);
     let id = rollout.clone();
-    let committed = core.store.write(move |tx| store::commit_live(tx, &id, took, now)).await?;
+    fault::point("commit.begun");
+    let committed =
+        core.store.write_from_reserve(move |tx| store::commit_live(tx, &id, took, now)).await?;
+    fault::point("commit.done");
     core.drivers.wake(app);
     if !committed {
         // Cancelled meanwhile.
         return Ok(());
     }
     core.events_stored();
+    // Its first release makes it reachable by name.
+    core.certs.wake();
     for instance in core.world.of_app(app).unwrap_or_default() {
-        if instance.rollout == *rollout {
+        if instance.rollout == *rollout && instance.one_off.is_none() {
             core.logs.say(app, &instance.label(), "State changed from starting to up");
         }
     }
@@ -277,7 +433,10 @@ async fn commit(core: &Core, app: &AppName, handle: &Handle, rollout: &Deploymen
 /// Requests reach the release: the deployment is done.
 async fn announce(core: &Arc<Core>, app: &AppName, rollout: &DeploymentId) -> Done {
     let (id, url, now) = (rollout.clone(), core.url(app), clock::now());
-    let told = core.store.write(move |tx| store::announce_live(tx, &id, &url, now)).await?;
+    fault::point("announce.begun");
+    let told =
+        core.store.write_from_reserve(move |tx| store::announce_live(tx, &id, &url, now)).await?;
+    fault::point("announce.done");
     core.events_stored();
     if told {
         core.logs.say(app, "deploy", "Live");
@@ -292,6 +451,12 @@ async fn fail(core: &Core, app: &AppName, rollout: &DeploymentId, why: &FailedBe
     let cause = match why {
         FailedBecause::Exited(id) | FailedBecause::Unhealthy(id) => {
             cause_of(core, app, rollout, id).await
+        }
+        FailedBecause::ReleaseCommand(id) => release_command::cause(core, id, None).await,
+        FailedBecause::ReleaseCommandTookTooLong(id) => {
+            let release = release_of(core, app, rollout).await.ok();
+            let limit_ms = release.map_or(0, |(_, r)| r.spec.timing.release_ms);
+            release_command::cause(core, id, Some(limit_ms)).await
         }
         FailedBecause::CannotStart(message) => Cause::new("cannot_start", message.clone())
             .hint("`minid doctor` on the server says whether the engine is well"),
@@ -322,10 +487,14 @@ pub(crate) async fn end_failed(
 ) -> Result<(), StoreError> {
     let (id, told) = (deployment.clone(), cause.clone());
     let now = clock::now();
+    fault::point("fail.begun");
     let failed = core
         .store
-        .write(move |tx| store::finish(tx, &id, DeploymentStatus::Failed, Some(&cause), now))
+        .write_from_reserve(move |tx| {
+            store::finish(tx, &id, DeploymentStatus::Failed, Some(&cause), now)
+        })
         .await?;
+    fault::point("fail.done");
     core.events_stored();
     if failed {
         core.logs.say(app, "deploy", format!("Failed: {}", told.message));
@@ -355,6 +524,10 @@ async fn cause_of(core: &Core, app: &AppName, rollout: &DeploymentId, id: &Insta
         Some(Verdict::Unhealthy { why }) => Some(why),
         _ => None,
     };
+    let check = match core.checks.of(id).flatten().map(|checked| checked.verdict) {
+        Some(Verdict::Unhealthy { why }) => Some(why),
+        _ => None,
+    };
     let release = release_of(core, app, rollout).await.ok().map(|(_, release)| release);
     let limits = release
         .as_ref()
@@ -371,6 +544,7 @@ async fn cause_of(core: &Core, app: &AppName, rollout: &DeploymentId, id: &Insta
         port: instance.port,
         listening: &listening,
         probe: probe.as_deref(),
+        check: check.as_deref(),
         waited_ms,
         memory_bytes: limits,
     });
@@ -378,7 +552,7 @@ async fn cause_of(core: &Core, app: &AppName, rollout: &DeploymentId, id: &Insta
     cause
 }
 
-async fn log_tail(core: &Core, instance: &Instance) -> Vec<String> {
+pub(crate) async fn log_tail(core: &Core, instance: &Instance) -> Vec<String> {
     let reader = core.logs.reader(&instance.app);
     let filter = Filter { instance: Some(instance.id.clone()), ..Filter::default() };
     let read = tokio::task::spawn_blocking(move || {
@@ -390,7 +564,9 @@ async fn log_tail(core: &Core, instance: &Instance) -> Vec<String> {
 }
 
 async fn stop(core: &Core, id: &InstanceId, grace_ms: u64) -> Done {
+    fault::point("stop.begun");
     let stopped = core.runtime.stop(id.clone(), grace_ms).await;
+    fault::point("stop.answered");
     // Also after an error: what was asked for may have happened.
     if let Ok(seen) = core.runtime.observe_one(id.clone()).await
         && let Some(app) = core.world.set_one(id, seen)
@@ -404,7 +580,9 @@ async fn remove(core: &Core, id: &InstanceId) -> Done {
     if let Some(instance) = core.world.get(id) {
         core.pumps.finish(&instance).await;
     }
+    fault::point("remove.begun");
     core.runtime.remove(id.clone()).await?;
+    fault::point("remove.answered");
     core.pumps.forget(id);
     core.world.removed(id);
     core.link.prune(id);
@@ -413,16 +591,20 @@ async fn remove(core: &Core, id: &InstanceId) -> Done {
 
 /// The end of an app: nothing of it runs any more.
 async fn forget(core: &Arc<Core>, app: &AppName) -> Done {
+    fault::point("forget.begun");
     core.runtime.remove_network(app.clone()).await?;
+    fault::point("forget.network");
     // Before the name is free: the next app of that name has a log of its own.
     core.logs.remove(app).await;
+    fault::point("forget.logs");
     let name = app.clone();
     core.store
-        .write(move |tx| match store::app_by_name(tx, &name)? {
+        .write_from_reserve(move |tx| match store::app_by_name(tx, &name)? {
             Some(row) if row.desired == Desired::Destroy => store::delete_app(tx, row.id),
             _ => Ok(()),
         })
         .await?;
+    fault::point("forget.done");
     core.events_stored();
     crate::orphans::collect_later(core);
     Ok(())

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mini_core::control::Verdict;
 use mini_core::id::InstanceId;
 use mini_core::name::AppName;
 use mini_core::plan::{Action, Desired, Intent, Notes, Observed, Plan, Subject, plan};
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::actions::{self, Outcome};
+use crate::checks::Checks;
 use crate::clock;
 use crate::core::Core;
 use crate::intent;
@@ -34,6 +36,8 @@ pub(crate) struct Handle {
     waits_for_proxy: AtomicBool,
     pub(crate) notes: Mutex<Notes>,
     pub(crate) network_ready: AtomicBool,
+    /// The last trouble that the app's log knows of.
+    trouble_told: Mutex<Option<String>>,
     /// What starts under way hold.
     addresses: Mutex<BTreeSet<Ipv4Addr>>,
 }
@@ -41,6 +45,14 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn addresses(&self) -> MutexGuard<'_, BTreeSet<Ipv4Addr>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the app's log does not know this trouble yet; `None` is that there is none.
+    pub(crate) fn is_news(&self, trouble: Option<&str>) -> bool {
+        let mut told = self.trouble_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = told.as_deref() != trouble;
+        *told = trouble.map(str::to_owned);
+        news
     }
 
     pub(crate) fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -161,11 +173,13 @@ async fn drive(core: Arc<Core>, app: AppName, handle: Arc<Handle>) {
                 Err(error) => {
                     tracing::error!(%app, %error, "an action broke off");
                     under_way.clear();
+                    handle.notes().nothing_under_way();
                 }
             },
         }
     }
     core.link.forget(&app);
+    core.checks.forget(&app);
     core.drivers.remove(&app);
     // A new app of that name found this driver in its place, and got none.
     let name = app.clone();
@@ -185,12 +199,16 @@ fn begin(
     if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
         handle.notes().stop_begun(instance);
     }
+    if let Some(rollout) = action.starts(|id| core.world.get(id)) {
+        handle.notes().start_begun(subject.clone(), rollout);
+    }
     let (core, app, handle) = (core.clone(), app.clone(), handle.clone());
     tasks.spawn(async move {
         let outcome = actions::perform(&core, &app, &handle, &action).await;
         if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
             handle.notes().stop_ended(instance);
         }
+        handle.notes().start_ended(&subject);
         if outcome == Outcome::Failed {
             // Slows the next try down; starts have a back-off of their own in the notes.
             tokio::time::sleep(pause_after(failed + 1)).await;
@@ -207,30 +225,38 @@ fn pause_after(failures: u32) -> Duration {
 
 /// Plans once, and tells the proxy; `None` when there is no such app.
 async fn activate(
-    core: &Core,
+    core: &Arc<Core>,
     app: &AppName,
     handle: &Handle,
     seen: &mut HashMap<InstanceId, InstanceState>,
 ) -> Result<Option<Plan>, crate::store::StoreError> {
     let Some(intent) = intent::load(core, app).await? else { return Ok(None) };
-    let instances = core.world.of_app(app);
-    let ids: Vec<InstanceId> = instances.iter().flatten().map(|i| i.id.clone()).collect();
-    let view = core.link.view(app, &ids);
+    forget_wishes(core, &intent, core.world.of_app(app).as_deref()).await;
     let now = clock::now();
-    let decided = {
+    let (instances, decided) = {
+        // Before the look: a start that ends meanwhile is either noted still or seen already.
         let mut notes = handle.notes();
+        let instances = core.world.of_app(app);
+        let ids: Vec<InstanceId> = instances.iter().flatten().map(|i| i.id.clone()).collect();
+        let mut view = core.link.view(app, &ids);
         if let Some(instances) = &instances {
-            tell_changes(core, &intent, instances, seen);
+            let checks = Checks::keep(core, &intent, instances);
+            view = view.judged(&intent, instances, &checks);
+        }
+        if let Some(instances) = &instances {
+            tell_changes(core, &intent, &notes, instances, seen);
             notes.saw(instances);
         }
         notes.meant(&intent, now);
-        notes.heard(&view, now);
+        for (id, verdict) in notes.heard(&view, now) {
+            tell_health(core, instances.as_deref(), &id, &verdict);
+        }
         let observed = Observed { instances: instances.as_deref(), proxy: &view, notes: &notes };
         let decided = plan(&intent, observed, now);
         if let Some(route) = &decided.route {
             notes.planned(route, now);
         }
-        decided
+        (instances, decided)
     };
     if let Some(route) = &decided.route {
         let drains = route.targets.iter().any(|t| t.role == mini_core::route::Role::Drain);
@@ -250,10 +276,34 @@ async fn activate(
     Ok(Some(decided))
 }
 
+/// An instance that the user wanted replaced, and whose start is over, is.
+async fn forget_wishes(core: &Core, intent: &Intent, instances: Option<&[Instance]>) {
+    let Some(instances) = instances else { return };
+    for (id, started) in &intent.replace {
+        let runs =
+            |i: &Instance| i.id == *id && i.state == InstanceState::Running { since: *started };
+        if !instances.iter().any(runs) {
+            let (id, started) = (id.clone(), *started);
+            // A wish that stays is of a start that is over, and asks for nothing.
+            let _ = core.store.write(move |tx| store::replaced(tx, &id, started)).await;
+        }
+    }
+}
+
+fn tell_health(core: &Core, instances: Option<&[Instance]>, id: &InstanceId, verdict: &Verdict) {
+    let Some(instance) = instances.into_iter().flatten().find(|i| i.id == *id) else { return };
+    let text = match verdict {
+        Verdict::Healthy => "State changed from unhealthy to up".to_owned(),
+        Verdict::Unhealthy { why } => format!("State changed from up to unhealthy: {why}"),
+    };
+    core.logs.say(&instance.app, &instance.label(), text);
+}
+
 /// Writes into the app's log what happened to its instances.
 fn tell_changes(
     core: &Core,
     intent: &Intent,
+    notes: &Notes,
     instances: &[Instance],
     seen: &mut HashMap<InstanceId, InstanceState>,
 ) {
@@ -261,12 +311,22 @@ fn tell_changes(
     for instance in instances {
         let before = seen.insert(instance.id.clone(), instance.state);
         let (app, label) = (&instance.app, instance.label());
+        if instance.one_off.is_some() {
+            let ended_before = matches!(before, Some(InstanceState::Exited { .. }));
+            if let (InstanceState::Exited { code, oom, .. }, false) = (instance.state, ended_before)
+            {
+                let why = if oom && code == 137 { ", out of memory" } else { "" };
+                core.logs.say(app, &label, format!("Process exited with status {code}{why}"));
+            }
+            continue;
+        }
         match (before, instance.state) {
             (Some(InstanceState::Running { .. }), InstanceState::Exited { code, oom, .. }) => {
                 let wanted = intent.live.iter().chain(&intent.candidate).any(|r| {
                     r.id == instance.rollout && instance.ordinal <= r.spec.count(&instance.process)
                 });
-                if intent.desired != Desired::Run || !wanted {
+                let ended = instance.process.is_release() || notes.was_asked_to_stop(&instance.id);
+                if intent.desired != Desired::Run || !wanted || ended {
                     core.logs.say(app, &label, format!("Stopped with status {code}"));
                 } else {
                     let why = if oom && code == 137 { ", out of memory" } else { "" };

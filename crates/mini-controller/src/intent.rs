@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mini_core::name::AppName;
 use mini_core::plan::{Desired, Intent, Rollout};
+use mini_core::route::platforms_own;
 use rusqlite::Connection;
 
 use crate::core::Core;
@@ -11,7 +12,7 @@ use crate::store::{self, AppId, StoreResult};
 
 /// The intent for an app; `None` when there is no such app.
 pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Intent>> {
-    let name = app.clone();
+    let (name, own) = (app.clone(), core.config.domains.clone());
     core.store
         .read(move |c| {
             let Some(app) = store::app_by_name(c, &name)? else { return Ok(None) };
@@ -29,7 +30,11 @@ pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Inten
                 None => (None, None),
             };
             let last = app.live_release.map(|n| store::release(c, app.id, n)).transpose()?;
+            let replace = store::replacements(c, app.id)?;
             let timing = last.flatten().map(|r| r.spec.timing).unwrap_or_default();
+            let mut hosts = store::domains_of(c, app.id)?;
+            // The platform's names are the platform's, also where its domains are new.
+            hosts.retain(|domain| platforms_own(domain, &own).is_none());
             Ok(Some(Intent {
                 app: app.name,
                 desired: app.desired,
@@ -38,13 +43,16 @@ pub(crate) async fn load(core: &Core, app: &AppName) -> StoreResult<Option<Inten
                 unannounced,
                 released: app.live_release.is_some(),
                 timing,
-                hosts: store::domains_of(c, app.id)?,
+                hosts,
+                maintenance: app.maintenance,
+                pages: store::pages_of(c, app.id)?,
+                replace,
             }))
         })
         .await
 }
 
-fn rollout(
+pub(crate) fn rollout(
     c: &Connection,
     app: AppId,
     id: &mini_core::id::DeploymentId,
@@ -56,5 +64,6 @@ fn rollout(
             spec.count = count;
         }
     }
-    Ok(Some(Rollout { id: id.clone(), release: number, spec: Arc::new(release.spec) }))
+    let (prepared, spec) = (release.prepared, Arc::new(release.spec));
+    Ok(Some(Rollout { id: id.clone(), release: number, spec, prepared }))
 }

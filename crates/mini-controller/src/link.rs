@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use mini_core::control::{FromProxy, MAX_LINE, ProxyStatus, ToProxy, Verdict};
+use mini_core::control::{Certificate, Challenge, FromProxy, MAX_LINE, ToProxy, Verdict};
+use mini_core::fault;
 use mini_core::id::{InstanceId, ServerId};
 use mini_core::name::AppName;
 use mini_core::plan::ProxyView;
@@ -22,12 +23,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::codec::{Framed, LinesCodec};
 
 use crate::core::Core;
+use crate::router_lines;
 
 const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct State {
     connected: bool,
+    /// The proxy's process id.
+    pid: Option<u32>,
     /// Whether the whole table went out on this connection.
     table_sent: bool,
     generation: u64,
@@ -40,22 +44,35 @@ struct State {
     sent: HashMap<AppName, (u64, AppRoute)>,
     health: HashMap<InstanceId, (Millis, Verdict)>,
     drained: HashSet<InstanceId>,
+    /// What the proxy should serve with. Nothing before the store was looked into: the proxy then
+    /// goes on with those that it has.
+    certificates: Option<Vec<Certificate>>,
+    /// What it should answer to a certificate authority, and which of these documents that is.
+    challenges: (u64, Vec<Challenge>),
+    /// The last of them that it took, on this connection.
+    challenged: u64,
     out: Option<mpsc::UnboundedSender<ToProxy>>,
-    status: Option<ProxyStatus>,
 }
 
 pub(crate) struct Link {
-    path: PathBuf,
+    /// Where the proxy listens: the first of these that answers.
+    paths: Vec<PathBuf>,
     server: ServerId,
     version: String,
     state: Mutex<State>,
     /// Counts up whenever the proxy wrote a snapshot.
     durable: watch::Sender<u64>,
+    /// Counts up whenever the proxy routes by what it was told.
+    applied: watch::Sender<u64>,
+    /// Counts up whenever it took challenges.
+    challenged: watch::Sender<u64>,
 }
 
 impl Link {
-    pub(crate) fn new(path: PathBuf, server: ServerId, version: String) -> Self {
-        Self { path, server, version, state: Mutex::default(), durable: watch::Sender::new(0) }
+    pub(crate) fn new(paths: Vec<PathBuf>, server: ServerId, version: String) -> Self {
+        let (durable, applied) = (watch::Sender::new(0), watch::Sender::new(0));
+        let (challenged, state) = (watch::Sender::new(0), Mutex::default());
+        Self { paths, server, version, state, durable, applied, challenged }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,10 +83,18 @@ impl Link {
         self.state().connected
     }
 
-    /// What the proxy last said of itself.
-    #[expect(dead_code, reason = "for the status command of the next release")]
-    pub(crate) fn status(&self) -> Option<ProxyStatus> {
-        self.state().status.clone()
+    /// The process id of the proxy that is connected.
+    pub(crate) fn proxy(&self) -> Option<u32> {
+        self.state().pid
+    }
+
+    /// Whether the app is there.
+    pub(crate) fn knows(&self, app: &AppName) -> bool {
+        self.state().expected.contains(app)
+    }
+
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// An app from now on has a driver, and the table waits for it.
@@ -161,6 +186,53 @@ impl Link {
         tokio::time::timeout(wait, durable.wait_for(is_durable)).await.is_ok_and(|r| r.is_ok())
     }
 
+    /// Waits until requests are routed by an entry of the app that is as wanted. False when that
+    /// took too long, such as while the proxy is away.
+    pub(crate) async fn applied(
+        &self,
+        app: &AppName,
+        wait: Duration,
+        wanted: impl Fn(&AppRoute) -> bool,
+    ) -> bool {
+        let mut applied = self.applied.subscribe();
+        let is_applied = |_: &u64| {
+            let state = self.state();
+            let sent = state.sent.get(app);
+            sent.is_some_and(|(generation, r)| state.applied >= *generation && wanted(r))
+        };
+        tokio::time::timeout(wait, applied.wait_for(is_applied)).await.is_ok_and(|r| r.is_ok())
+    }
+
+    /// Which certificates the proxy should have, now and after each connecting. Returns whether that
+    /// was news.
+    pub(crate) fn certify(&self, certificates: Vec<Certificate>) -> bool {
+        let mut state = self.state();
+        if state.certificates.as_ref() == Some(&certificates) {
+            return false;
+        }
+        state.send(ToProxy::Certificates { certificates: certificates.clone() });
+        state.certificates = Some(certificates);
+        true
+    }
+
+    /// What the proxy should answer to the certificate authority. Returns what
+    /// [`Link::challenged`] waits for.
+    pub(crate) fn challenge(&self, challenges: Vec<Challenge>) -> u64 {
+        let mut state = self.state();
+        let sequence = state.challenges.0 + 1;
+        state.send(ToProxy::Challenges { sequence, challenges: challenges.clone() });
+        state.challenges = (sequence, challenges);
+        sequence
+    }
+
+    /// Waits until the proxy answers as the challenges of that sequence, or later ones, say. False
+    /// when that took too long.
+    pub(crate) async fn challenged(&self, sequence: u64, wait: Duration) -> bool {
+        let mut challenged = self.challenged.subscribe();
+        let taken = |_: &u64| self.state().challenged >= sequence;
+        tokio::time::timeout(wait, challenged.wait_for(taken)).await.is_ok_and(|r| r.is_ok())
+    }
+
     /// Forgets what was said about instances that are gone.
     pub(crate) fn prune(&self, gone: &InstanceId) {
         let mut state = self.state();
@@ -171,6 +243,7 @@ impl Link {
     fn connected_with(&self, hello: Hello, out: mpsc::UnboundedSender<ToProxy>) {
         let mut state = self.state();
         state.connected = true;
+        state.pid = Some(hello.pid);
         state.table_sent = false;
         state.generation = state.generation.max(hello.generation);
         // The snapshot of an older table says nothing about routes of this connection.
@@ -182,12 +255,19 @@ impl Link {
         let serving = hello.serving.into_iter();
         state.health = serving.map(|(id, at)| (id, (at, Verdict::Healthy))).collect();
         state.out = Some(out);
+        state.challenged = 0;
+        if let Some(certificates) = state.certificates.clone() {
+            state.send(ToProxy::Certificates { certificates });
+        }
+        let (sequence, challenges) = state.challenges.clone();
+        state.send(ToProxy::Challenges { sequence, challenges });
         state.send_table_if_whole();
     }
 
     fn disconnected(&self) {
         let mut state = self.state();
         state.connected = false;
+        state.pid = None;
         state.table_sent = false;
         state.out = None;
         state.sent.clear();
@@ -202,6 +282,8 @@ impl Link {
             FromProxy::Hello { .. } => Wake::Nobody,
             FromProxy::Applied { generation } => {
                 state.applied = state.applied.max(generation);
+                drop(state);
+                self.applied.send_modify(|n| *n += 1);
                 Wake::Waiting
             }
             FromProxy::Durable { generation } => {
@@ -228,10 +310,18 @@ impl Link {
                 Wake::Instance(instance)
             }
             FromProxy::Drained { .. } => Wake::Nobody,
-            FromProxy::Status(status) => {
-                state.status = Some(status);
+            FromProxy::Challenged { sequence } => {
+                state.challenged = state.challenged.max(sequence);
+                drop(state);
+                self.challenged.send_modify(|n| *n += 1);
                 Wake::Nobody
             }
+            // Nobody asks here; `minid status` does, and ourselves, on connections for that alone.
+            FromProxy::Status(_) | FromProxy::Requests { .. } | FromProxy::Metrics { .. } => {
+                Wake::Nobody
+            }
+            // Between two proxies.
+            FromProxy::Estate(_) | FromProxy::Leaving | FromProxy::Stays { .. } => Wake::Nobody,
         }
     }
 }
@@ -278,6 +368,7 @@ impl State {
         self.sent = planned.into_iter().map(|(app, route)| (app, (generation, route))).collect();
         self.table_sent = true;
         self.send(ToProxy::Table { generation, apps });
+        fault::point("run.table");
         true
     }
 }
@@ -291,6 +382,7 @@ enum Wake {
 }
 
 struct Hello {
+    pid: u32,
     generation: u64,
     serving: Vec<(InstanceId, Millis)>,
 }
@@ -300,7 +392,7 @@ pub(crate) async fn keep(core: Arc<Core>) {
     let link = &core.link;
     let mut told = false;
     loop {
-        match UnixStream::connect(&link.path).await {
+        match connect(&link.paths).await {
             Ok(stream) => {
                 told = false;
                 let why = converse(&core, stream).await;
@@ -318,8 +410,19 @@ pub(crate) async fn keep(core: Arc<Core>) {
     }
 }
 
+pub(crate) async fn connect(paths: &[PathBuf]) -> std::io::Result<UnixStream> {
+    let mut refusal = None;
+    for path in paths {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+    }
+    Err(refusal.unwrap_or_else(|| std::io::ErrorKind::NotFound.into()))
+}
+
 /// One connection, to its end.
-async fn converse(core: &Core, stream: UnixStream) -> String {
+async fn converse(core: &Arc<Core>, stream: UnixStream) -> String {
     let (link, drivers) = (&core.link, &core.drivers);
     let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE));
     let (out, mut outgoing) = mpsc::unbounded_channel();
@@ -343,7 +446,9 @@ async fn converse(core: &Core, stream: UnixStream) -> String {
                 if let FromProxy::Hello { generation, serving, version, pid, .. } = document {
                     if let Some(out) = out.take() {
                         tracing::info!(generation, %version, pid, "the proxy is there");
-                        link.connected_with(Hello { generation, serving }, out);
+                        link.connected_with(Hello { pid, generation, serving }, out);
+                        router_lines::follow(core, pid);
+                        core.certs.wake();
                         drivers.wake_all();
                     }
                     continue;
@@ -382,11 +487,39 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn a_proxy_that_comes_back_is_told_again_what_to_answer() {
+        let link = Link::new(Vec::new(), "s1".parse().unwrap(), "0".into());
+        let connect = || {
+            let (out, told) = mpsc::unbounded_channel();
+            link.connected_with(Hello { generation: 0, serving: Vec::new(), pid: 1 }, out);
+            told
+        };
+        let mut told = connect();
+        let nothing = ToProxy::Challenges { sequence: 0, challenges: Vec::new() };
+        assert_eq!(told.try_recv(), Ok(nothing), "and no certificates: it goes on with its own");
+        let challenge = Challenge::Http {
+            name: "a.example.com".into(),
+            token: "t".into(),
+            answer: "t.k".into(),
+        };
+        let sequence = link.challenge(vec![challenge.clone()]);
+        assert!(link.certify(Vec::new()) && !link.certify(Vec::new()));
+        link.heard(FromProxy::Challenged { sequence });
+        assert!(link.challenged(sequence, Duration::ZERO).await);
+        link.disconnected();
+        let mut told = connect();
+        assert_eq!(told.try_recv(), Ok(ToProxy::Certificates { certificates: Vec::new() }));
+        let again = ToProxy::Challenges { sequence, challenges: vec![challenge] };
+        assert_eq!(told.try_recv(), Ok(again));
+        assert!(!link.challenged(sequence, Duration::ZERO).await, "this proxy has not said so yet");
+    }
+
     #[test]
     fn one_that_serves_again_is_not_taken_for_drained() {
-        let link = Link::new("x".into(), "s1".parse().unwrap(), "0".into());
+        let link = Link::new(Vec::new(), "s1".parse().unwrap(), "0".into());
         let (out, _kept) = mpsc::unbounded_channel();
-        link.connected_with(Hello { generation: 0, serving: Vec::new() }, out);
+        link.connected_with(Hello { pid: 1, generation: 0, serving: Vec::new() }, out);
         let id: InstanceId = "a".parse().unwrap();
         let publish = |role| {
             let target = Target {
@@ -403,6 +536,7 @@ mod tests {
                 web: WebState::Serving,
                 targets: vec![target],
                 health: mini_core::release::HealthSpec::default(),
+                rules: Box::default(),
             }));
         };
         let drained = || link.view(&"blue".parse().unwrap(), std::slice::from_ref(&id)).drained;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mini_core::fault;
 use mini_core::name::AppName;
 use mini_core::ports::RuntimeErrorKind;
 
@@ -16,6 +17,8 @@ use crate::store;
 const KEPT_RELEASES: u32 = 10;
 /// The events (build output, mostly) of this many of an app's last deployments are kept.
 const KEPT_EVENTS: u32 = 50;
+/// How long the collector waits for what is still in use.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Sources sent this recently may be about to be deployed.
 const FRESH_SOURCE_MS: u64 = 3_600_000;
 
@@ -48,15 +51,31 @@ pub(crate) fn collect_later(core: &Arc<Core>) {
     let core = core.clone();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        collect(&core).await;
+        while collect(&core).await == Left::InUse {
+            tokio::time::sleep(AGAIN).await;
+        }
     });
 }
 
-async fn collect(core: &Core) {
-    let pruned = core.store.write(|tx| store::prune_events(tx, KEPT_EVENTS)).await;
+#[derive(PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A volume that is to go, and that an instance on its way out still has.
+    InUse,
+}
+
+async fn collect(core: &Core) -> Left {
+    fault::point("collect.begun");
+    let pruned = core.store.write_from_reserve(|tx| store::prune_events(tx, KEPT_EVENTS)).await;
     if let Err(error) = pruned {
         tracing::warn!(%error, "old deployments' events stay");
     }
+    collect_images(core).await;
+    collect_sources(core).await;
+    collect_volumes(core).await
+}
+
+async fn collect_images(core: &Core) {
     let Ok(images) = core.runtime.images().await else { return };
     // The store is read after the engine: an image that was built meanwhile is in neither.
     let Ok(unfinished) = core.store.read(store::unfinished_deployments).await else { return };
@@ -70,17 +89,39 @@ async fn collect(core: &Core) {
                     tracing::warn!(%image, %error, "an old image stays");
                 }
                 // In use by an instance on its way out: next time.
-                _ => {}
+                Err(_) => {}
+                Ok(()) => fault::point("collect.image"),
             }
         }
     }
+}
+
+async fn collect_volumes(core: &Core) -> Left {
+    let mut left = Left::Nothing;
+    for engine_name in core.store.read(store::doomed_volumes).await.unwrap_or_default() {
+        match core.runtime.remove_volume(engine_name.clone()).await {
+            Ok(()) => {
+                let gone = engine_name.clone();
+                fault::point("collect.volume");
+                // A row without a volume is only asked for again.
+                let _ = core.store.write(move |tx| store::forget_volume(tx, &gone)).await;
+            }
+            // An instance on its way out still has it: next time.
+            Err(error) if error.kind == RuntimeErrorKind::Conflict => left = Left::InUse,
+            Err(error) => tracing::warn!(%engine_name, %error, "a volume stays for now"),
+        }
+    }
+    left
+}
+
+async fn collect_sources(core: &Core) {
     let before = mini_core::time::Millis(clock::now().0.saturating_sub(FRESH_SOURCE_MS));
     let unused = core.store.read(move |c| store::unused_sources(c, KEPT_RELEASES, before)).await;
     for digest in unused.unwrap_or_default() {
         if core.sources.remove(&digest).is_ok() {
             let gone = digest.clone();
             // A row without a file is only asked for again.
-            let _ = core.store.write(move |tx| store::delete_source(tx, &gone)).await;
+            let _ = core.store.write_from_reserve(move |tx| store::delete_source(tx, &gone)).await;
         }
     }
 }

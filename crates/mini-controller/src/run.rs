@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mini_api::NewToken;
+use mini_core::fault;
 use mini_core::id::ServerId;
 use mini_core::ports::{Builder, Runtime};
 use rustix::fs::{FlockOperation, flock};
@@ -15,18 +17,29 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, AdminListener};
+use crate::certs::{self, Certs};
+use crate::checks::Checks;
 use crate::clock;
 use crate::core::{Config, Core};
+use crate::dns::Resolver;
 use crate::drivers::Drivers;
+use crate::gate::Gate;
 use crate::link::{self, Link};
 use crate::logs::{BUDGET_BYTES, Logs, Pumps};
+use crate::recovery::Recoveries;
+use crate::release_command::Telling;
+use crate::router_lines::RouterLines;
 use crate::sources::Sources;
-use crate::store::{self, Store, StoreError, TokenRow};
+use crate::store::{self, Store, StoreError};
+use crate::traffic::{self, Traffic};
+use crate::usage::Usage;
 use crate::vault::{self, Vault, VaultError};
 use crate::world::{self, World};
-use crate::{deployer, tokens};
+use crate::{backup, deployer, firewall, orphans, tokens};
 
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
+/// How often a store that cannot be written is tried, and a missing reserve.
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(2);
 /// How long a controller waits for the one before it to let go of the folder.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -41,6 +54,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Vault(#[from] VaultError),
+    #[error("the token was not made: {0}")]
+    Token(String),
 }
 
 /// An opened data folder: ours alone while this value lives.
@@ -58,9 +73,11 @@ impl DataFolder {
         let failed = |error| StartError::Folder { path: path.to_owned(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         // A folder that was there before may be open to others.
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(path, private).map_err(failed)?;
-        let lock = File::create(path.join("lock")).map_err(failed)?;
+        if std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777 != 0o700 {
+            let private = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(path, private).map_err(failed)?;
+        }
+        let lock = lock_file(&path.join("lock")).map_err(failed)?;
         let give_up = tokio::time::Instant::now() + LOCK_WAIT;
         while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             if tokio::time::Instant::now() >= give_up {
@@ -70,16 +87,15 @@ impl DataFolder {
         }
         let vault = Vault::open(&path.join("secret.key"))?;
         let store = Store::open(&path.join("mini.db"))?;
-        let fresh = ServerId::from_random(&vault::random_id()?[..8]);
-        let server = store
-            .write(move |tx| match store::meta(tx, "server_id")? {
-                Some(id) => Ok(id),
-                None => {
-                    store::set_meta(tx, "server_id", fresh.as_str())?;
-                    Ok(fresh.to_string())
-                }
-            })
-            .await?;
+        let server = match store.read(|c| store::meta(c, "server_id")).await? {
+            Some(id) => id,
+            None => {
+                let fresh = ServerId::from_random(&vault::random_id()?[..8]).to_string();
+                let id = fresh.clone();
+                store.write(move |tx| store::set_meta(tx, "server_id", &id)).await?;
+                fresh
+            }
+        };
         let server = server.parse().map_err(|e: mini_core::id::BadId| StoreError::Corrupt {
             what: "the server's id".into(),
             why: e.to_string(),
@@ -91,21 +107,19 @@ impl DataFolder {
         &self.server
     }
 
-    /// Makes an admin token; the secret, which is shown nowhere else.
-    pub async fn create_token(&self, name: &str) -> Result<String, StartError> {
-        let fresh = tokens::new_secret()?;
-        let row = TokenRow {
-            id: fresh.id,
-            name: name.to_owned(),
-            hash: fresh.hash,
-            scope: "admin".to_owned(),
-            created_at: clock::now(),
-            expires_at: None,
-            last_used_at: None,
-            revoked_at: None,
-        };
-        self.store.write(move |tx| store::insert_token(tx, &row)).await?;
-        Ok(fresh.secret)
+    /// Every token that was not revoked, oldest first.
+    pub async fn tokens(&self) -> Result<Vec<mini_api::Token>, StartError> {
+        let rows = self.store.read(store::tokens).await?;
+        Ok(rows.into_iter().map(|row| api::shown_token(row, false)).collect())
+    }
+
+    /// Makes a token; the secret, which is shown nowhere else.
+    pub async fn create_token(&self, new: &NewToken) -> Result<String, StartError> {
+        let made = tokens::make(new, clock::now());
+        let (row, secret) = made.map_err(|why| StartError::Token(why.to_string()))?;
+        let stored = self.store.write(move |tx| store::insert_token(tx, &row)).await?;
+        stored.map_err(|app| StartError::Token(format!("there is no app named {app}")))?;
+        Ok(secret)
     }
 
     /// The first token, once: on the first start of a folder that never had one.
@@ -114,23 +128,32 @@ impl DataFolder {
         if done.is_some() || !self.store.read(store::tokens).await?.is_empty() {
             return Ok(None);
         }
-        let secret = self.create_token("first").await?;
+        let secret =
+            self.create_token(&NewToken { name: "first".into(), ..NewToken::default() }).await?;
         self.store.write(|tx| store::set_meta(tx, "first_token", "made")).await?;
         Ok(Some(secret))
     }
+}
 
-    /// Binds a socket of the folder, in place of one that a dead process left.
-    fn bind(&self, name: &str, mode: u32) -> Result<UnixListener, StartError> {
-        let path = self.path.join(name);
-        let failed = |error| StartError::Folder { path: path.clone(), error };
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        let mode = std::fs::Permissions::from_mode(mode);
-        std::fs::set_permissions(&path, mode).map_err(failed)?;
-        Ok(listener)
+/// Binds a socket, in place of one that a dead process left.
+fn bind(path: &Path, mode: u32) -> Result<UnixListener, StartError> {
+    let failed = |error| StartError::Folder { path: path.to_owned(), error };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let mode = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, mode).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The file whose lock says whose the folder is; it holds nothing. A file that is there can be
+/// locked where nothing can be written.
+fn lock_file(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => File::create(path),
+        opened => opened,
     }
 }
 
@@ -144,14 +167,15 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let path = folder.path.clone();
     let failed = |error| StartError::Folder { path: path.clone(), error };
-    let door = folder.bind("api.sock", 0o660)?;
-    let admin = folder.bind("admin.sock", 0o600)?;
+    let api_socket = config.api_socket.clone();
+    let door = bind(&api_socket.unwrap_or_else(|| config.socket_dir.join("api.sock")), 0o660)?;
+    let admin = bind(&config.socket_dir.join("admin.sock"), 0o600)?;
     let owner = std::fs::metadata(&path).map_err(failed)?.uid();
     let sources = Sources::open(path.join("sources")).map_err(failed)?;
     let logs = Logs::open(path.join("logs"), BUDGET_BYTES).map_err(failed)?;
     let DataFolder { store, vault, server, _lock, .. } = folder;
     let core = Arc::new(Core {
-        link: Link::new(config.control_socket.clone(), server.clone(), config.version.clone()),
+        link: Link::new(config.control_sockets.clone(), server.clone(), config.version.clone()),
         pumps: Pumps::new(runtime.clone(), logs.clone()),
         config,
         server,
@@ -162,20 +186,40 @@ pub async fn run(
         runtime,
         builder,
         world: World::default(),
+        checks: Checks::default(),
+        certs: Certs::default(),
+        firewall: firewall::Kept::default(),
         drivers: Drivers::default(),
+        usage: Usage::default(),
+        resolver: Resolver::default(),
+        traffic: Traffic::default(),
+        router_lines: RouterLines::default(),
+        telling: Telling::default(),
+        gate: Gate::for_this_machine(),
+        recoveries: Recoveries::default(),
         queue: Notify::new(),
         preparing: deployer::Preparing::default(),
         events: watch::Sender::new(0),
     });
+    // Before the first app starts.
+    firewall::make_true(&core).await;
     for app in core.store.read(store::all_apps).await? {
         Drivers::start(&core, &app.name);
     }
+    fault::point("run.opened");
+    // What a controller before this one did not get to.
+    orphans::collect_later(&core);
     let stop = CancellationToken::new();
     let background = [
         tokio::spawn(world::watch(core.clone())),
         tokio::spawn(link::keep(core.clone())),
+        tokio::spawn(certs::keep(core.clone())),
+        tokio::spawn(firewall::keep(core.clone())),
         tokio::spawn(deployer::run(core.clone())),
         tokio::spawn(tidy(core.clone())),
+        tokio::spawn(traffic::sample(core.clone())),
+        tokio::spawn(look_after(core.clone())),
+        tokio::spawn(backup::rebuild_missing(core.clone())),
     ];
     let stopping = stop.clone();
     tokio::spawn(async move {
@@ -190,9 +234,36 @@ pub async fn run(
     served.map_err(failed)
 }
 
+/// Says once that the store cannot be written, and notices by itself when it can be again.
+async fn look_after(core: Arc<Core>) {
+    let mut told = false;
+    loop {
+        let trouble = core.store.trouble();
+        if let Some(why) = trouble.as_ref().filter(|_| !told) {
+            tracing::error!(
+                %why,
+                "the data folder cannot be written: apps run on, changes are refused"
+            );
+            told = true;
+        }
+        let well = core.store.look_after().await || trouble.is_none();
+        if well && std::mem::take(&mut told) {
+            tracing::info!("the data folder can be written again");
+            core.drivers.wake_all();
+            core.queue.notify_one();
+        }
+        tokio::time::sleep(LOOK_AFTER_EVERY).await;
+    }
+}
+
 async fn tidy(core: Arc<Core>) {
     loop {
         tokio::time::sleep(TIDY_EVERY).await;
         core.logs.tidy().await;
+        orphans::collect_later(&core);
+        let now = clock::now();
+        if let Err(error) = core.store.write(move |tx| store::prune_audit(tx, now)).await {
+            tracing::warn!(%error, "the audit trail is not shortened");
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use mini_core::fault;
 use mini_core::source::{Entry, MAX_PATH, Refused, SourceDigest, Tree, clean_path};
 use tar::{Archive, Builder, EntryType, Header};
 
@@ -108,6 +109,7 @@ impl Sources {
         let file = out.into_inner().map_err(|e| SourceError::Disk(e.into_error()))?;
         file.sync_all().map_err(SourceError::Disk)?;
         let digest = tree.digest();
+        fault::point("source.written");
         std::fs::rename(part, self.path(&digest)).map_err(SourceError::Disk)?;
         let folder = File::open(&self.folder).map_err(SourceError::Disk)?;
         folder.sync_all().map_err(SourceError::Disk)?;

@@ -15,8 +15,9 @@ use mini_core::ports::{Change, Instance, InstanceState};
 use tokio::sync::Notify;
 
 use crate::core::Core;
+use crate::recovery;
 
-const FULL_LOOK_EVERY: Duration = Duration::from_secs(60);
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(20);
 const RETRY_LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// The instances as last seen; `None` is unknown.
@@ -66,9 +67,19 @@ impl World {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
+    fn is_known(&self) -> bool {
+        self.known().is_some()
+    }
+
     fn set_unknown(&self, why: String) {
         *self.known() = None;
         self.set_trouble(Some(why));
+    }
+
+    /// What an action did cannot be found out: nothing is known until a full look.
+    pub(crate) fn lost_sight(&self, why: String) {
+        self.set_unknown(why);
+        self.look_again();
     }
 
     /// A full look begins.
@@ -119,7 +130,8 @@ impl World {
         let Some(known) = known.as_mut() else {
             return self.tell(&instance.id, Some(instance));
         };
-        if known.get(&instance.id).map(|i| i.state) == before {
+        let now = known.get(&instance.id).map(|i| i.state);
+        if now == before || instance.state.is_later_start(now) {
             known.insert(instance.id.clone(), instance.clone());
             self.tell(&instance.id, Some(instance));
         }
@@ -144,16 +156,18 @@ pub(crate) async fn watch(core: Arc<Core>) {
     let world = &core.world;
     let mut changes = core.runtime.changes();
     let mut connected = false;
+    let mut was_lost = false;
     let mut next_look = tokio::time::Instant::now() + FULL_LOOK_EVERY;
     loop {
         tokio::select! {
             change = changes.next() => match change {
                 Some(Change::Connected) => {
                     connected = true;
+                    core.firewall.look_soon();
                     next_look = tokio::time::Instant::now();
                 }
                 Some(Change::Lost(why)) => {
-                    connected = false;
+                    (connected, was_lost) = (false, true);
                     if world.trouble().as_ref() != Some(&why) {
                         tracing::warn!(%why, "the engine is away");
                     }
@@ -169,7 +183,11 @@ pub(crate) async fn watch(core: Arc<Core>) {
                 }
             },
             () = tokio::time::sleep_until(next_look), if connected => {
+                let was_known = world.is_known();
                 let pause = look_at_all(&core).await;
+                if !was_known && world.is_known() {
+                    recovery::follow(&core, was_lost);
+                }
                 next_look = tokio::time::Instant::now() + pause;
             }
             () = world.look.notified(), if connected => next_look = tokio::time::Instant::now(),
@@ -234,6 +252,8 @@ mod tests {
             ordinal: 1,
             address: None,
             port: None,
+            alone: false,
+            one_off: None,
             state: InstanceState::Running { since: Millis(1) },
         }
     }

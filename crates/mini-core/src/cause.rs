@@ -38,6 +38,8 @@ pub struct Findings<'a> {
     pub listening: &'a Listening,
     /// The last thing a probe said, such as `GET /up answered 500`.
     pub probe: Option<&'a str>,
+    /// What the image's HEALTHCHECK said when it last failed, if it does not pass.
+    pub check: Option<&'a str>,
     pub waited_ms: u64,
     pub memory_bytes: Option<u64>,
 }
@@ -54,10 +56,13 @@ pub fn diagnose(f: &Findings<'_>) -> Cause {
         InstanceState::Exited { code, .. } => return exited(f.instance, code),
         _ => {}
     }
-    let Some(port) = f.port else {
-        return Cause::new("not_up", format!("{} did not come up", f.instance));
-    };
     let seconds = f.waited_ms.div_ceil(1000);
+    let Some(port) = f.port else {
+        return f.check.map_or_else(
+            || Cause::new("not_up", format!("{} did not come up", f.instance)),
+            |said| check_failed(f.instance, said, seconds),
+        );
+    };
     if let Listening::At(addrs) = f.listening {
         let on_port: Vec<&SocketAddr> = addrs.iter().filter(|a| a.port() == port).collect();
         if on_port.is_empty() {
@@ -74,13 +79,31 @@ pub fn diagnose(f: &Findings<'_>) -> Cause {
             .hint(format!("bind to 0.0.0.0:{port} (for many frameworks: HOST=0.0.0.0)"));
         }
     }
+    if let (Some(said), None) = (f.check, f.probe) {
+        return check_failed(f.instance, said, seconds);
+    }
     let last = f.probe.map_or(String::new(), |p| format!("; the last try: {p}"));
     Cause::new("unhealthy", format!("{} was not healthy within {seconds} s{last}", f.instance))
         .hint("see its log above; a slow start can be given more time")
 }
 
+/// `exited with code 137 (SIGKILL)`
+pub fn exit_words(code: i64) -> String {
+    format!("exited with code {code}{}", signal(code))
+}
+
+fn check_failed(instance: &str, said: &str, seconds: u64) -> Cause {
+    Cause::new(
+        "healthcheck_failed",
+        format!("the image's HEALTHCHECK did not pass in {instance} within {seconds} s: {said}"),
+    )
+    .hint(
+        "`mini exec` runs the same command in an instance; `[health] path` in mini.toml replaces it",
+    )
+}
+
 fn exited(instance: &str, code: i64) -> Cause {
-    let cause = Cause::new("exited", format!("{instance} exited with code {code}{}", signal(code)));
+    let cause = Cause::new("exited", format!("{instance} {}", exit_words(code)));
     match code {
         0 => cause.hint("a web process must keep running; is this the right command?"),
         126 | 127 => cause.hint("the command was not found in the image or may not be executed"),
@@ -150,6 +173,7 @@ mod tests {
             port: Some(8080),
             listening: &Listening::At(addrs),
             probe: Some("GET /up answered 500"),
+            check: None,
             waited_ms: 60_000,
             memory_bytes: Some(64_000_000),
         })
@@ -189,6 +213,30 @@ mod tests {
             assert_eq!((cause.code.as_str(), cause.message.as_str()), (code, message));
             assert!(cause.hint.is_some(), "{code} has no hint");
         }
+    }
+
+    #[test]
+    fn a_check_that_fails_is_named_where_nothing_else_is_wrong() {
+        let cause = |port, listening: &[&str], probe| {
+            let addrs = listening.iter().map(|a| a.parse().unwrap()).collect();
+            diagnose(&Findings {
+                instance: "web.1",
+                state: InstanceState::Running { since: Millis(0) },
+                port,
+                listening: &Listening::At(addrs),
+                probe,
+                check: Some("exit code 1: no database"),
+                waited_ms: 60_000,
+                memory_bytes: None,
+            })
+        };
+        let failed = cause(Some(8080), &["0.0.0.0:8080"], None);
+        assert_eq!(failed.code, "healthcheck_failed");
+        let words =
+            "the image's HEALTHCHECK did not pass in web.1 within 60 s: exit code 1: no database";
+        assert_eq!(failed.message, words);
+        assert_eq!(cause(None, &[], None).code, "healthcheck_failed", "without HTTP too");
+        assert_eq!(cause(Some(8080), &[], Some("refused")).code, "not_listening");
     }
 
     #[test]

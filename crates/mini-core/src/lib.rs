@@ -8,14 +8,18 @@
 //! goes, [`control`] is what controller and proxy say to each other.
 
 pub mod cause;
+pub mod cidr;
 pub mod control;
+pub mod fault;
 pub mod id;
+pub mod latency;
 pub mod name;
 pub mod plan;
 pub mod ports;
 pub mod procfile;
 pub mod release;
 pub mod route;
+pub mod rules;
 pub mod source;
 pub mod subnet;
 #[cfg(feature = "testing")]

@@ -20,8 +20,18 @@ pub enum BadName {
     Process(String),
     #[error("config var {0:?} is not allowed: a letter or '_', then letters, digits and '_'")]
     Env(String),
+    #[error(
+        "volume name {0:?} is not allowed: a lower-case letter, then up to 29 letters, digits, '_' \
+         and '-'"
+    )]
+    Volume(String),
     #[error("{0:?} is not a host name: labels of letters, digits and '-', joined by '.'")]
     Host(String),
+    #[error(
+        "{0:?} is not a domain: a host name such as www.example.com, or *.example.com for every \
+         name of one label before it; others than ASCII letters are written in their xn-- form"
+    )]
+    Domain(String),
 }
 
 macro_rules! name {
@@ -113,6 +123,16 @@ impl ProcessType {
     pub fn is_web(&self) -> bool {
         self.0 == "web"
     }
+
+    /// The Procfile's `release`: a command that runs once before a release goes live, and no
+    /// process that stays.
+    pub fn release() -> Self {
+        Self("release".to_owned())
+    }
+
+    pub fn is_release(&self) -> bool {
+        self.0 == "release"
+    }
 }
 
 name! {
@@ -123,6 +143,17 @@ name! {
             && text.len() <= 256
             && text.bytes().all(plain);
         if shaped { Ok(text.to_owned()) } else { Err(BadName::Env(text.to_owned())) }
+    }
+}
+
+name! {
+    /// `[a-z][a-z0-9_-]{0,29}`.
+    VolumeName, |text| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        let shaped = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+            && text.len() <= 30
+            && text.bytes().all(plain);
+        if shaped { Ok(text.to_owned()) } else { Err(BadName::Volume(text.to_owned())) }
     }
 }
 
@@ -143,6 +174,48 @@ name! {
             Err(BadName::Host(text.to_owned()))
         }
     }
+}
+
+name! {
+    /// A [`HostName`], or `*.` before one of at least two labels: every name of exactly one label
+    /// more, as in certificates (RFC 6125 section 6.4.3).
+    HostPattern, |text| {
+        let host = |text: &str| text.parse::<HostName>().ok().map(String::from);
+        let found = match text.strip_prefix("*.") {
+            Some(rest) => host(rest).filter(|r| r.contains('.')).map(|rest| format!("*.{rest}")),
+            None => host(text),
+        };
+        found.filter(|f| f.len() <= 253).ok_or_else(|| BadName::Domain(text.to_owned()))
+    }
+}
+
+impl HostPattern {
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
+    /// What a lookup finds it by: the name, or `.example.com` for `*.example.com`. No host name
+    /// begins with a dot, so the two never meet.
+    pub fn key(&self) -> &str {
+        self.0.strip_prefix('*').unwrap_or(&self.0)
+    }
+
+    /// Whether a request for `host` (lower case, without port and trailing dot) is meant.
+    pub fn matches(&self, host: &str) -> bool {
+        host == self.0 || wildcard_key(host) == Some(self.key())
+    }
+}
+
+impl From<HostName> for HostPattern {
+    fn from(name: HostName) -> Self {
+        Self(name.0)
+    }
+}
+
+/// The [`HostPattern::key`] of the one wildcard that `host` could be of: `.example.com` for
+/// `www.example.com`.
+pub fn wildcard_key(host: &str) -> Option<&str> {
+    host.find('.').filter(|dot| *dot > 0).map(|dot| &host[dot..])
 }
 
 #[cfg(test)]
@@ -175,6 +248,40 @@ mod tests {
         );
         for bad in ["", ".", "a..b", "-a.b", "a b", "a/b", &"a".repeat(64)] {
             assert!(bad.parse::<HostName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_every_name_of_one_label_more() {
+        let wild: HostPattern = "*.Example.com.".parse().unwrap();
+        assert_eq!(
+            (wild.as_str(), wild.key(), wild.is_wildcard()),
+            ("*.example.com", ".example.com", true)
+        );
+        assert!(wild.matches("www.example.com") && wild.matches("x.example.com"));
+        for other in ["example.com", "a.b.example.com", "www.example.org", ".example.com"] {
+            assert!(!wild.matches(other), "{other}");
+        }
+        let exact: HostPattern = "www.example.com".parse().unwrap();
+        assert!(exact.matches("www.example.com") && !exact.matches("x.example.com"));
+        assert_eq!((exact.key(), exact.is_wildcard()), ("www.example.com", false));
+        let long = format!(
+            "*.{}.com",
+            ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(56)].join(".")
+        );
+        for bad in [
+            "*",
+            "*.",
+            "*.com",
+            "a.*.com",
+            "*x.example.com",
+            "*.*.com",
+            "**.a.com",
+            "bücher.de",
+            "",
+            &long,
+        ] {
+            assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
         }
     }
 

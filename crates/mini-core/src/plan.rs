@@ -12,14 +12,16 @@
 //!
 //! An instance belongs to a *rollout* (a deployment). The live rollout's instances serve, the
 //! candidate's are probed until all are healthy and the rollout is committed, and all others
-//! leave: out of the routes, drained, stopped, removed.
+//! leave: out of the routes, drained, stopped, removed. A candidate that cannot run beside another
+//! release waits until the live instances have made way, and they are started again if it fails.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::control::Verdict;
 use crate::id::{DeploymentId, InstanceId};
-use crate::name::{AppName, HostName, ProcessType};
+use crate::name::{AppName, HostPattern, ProcessType};
 use crate::ports::{Instance, InstanceState};
 use crate::release::{ReleaseSpec, Timing};
 use crate::route::{AppRoute, Role, Target};
@@ -27,8 +29,11 @@ use crate::time::Millis;
 
 mod backoff;
 mod candidate;
+mod checks;
 mod leaving;
+mod making_way;
 mod notes;
+mod replacing;
 mod routing;
 #[cfg(test)]
 mod simulation;
@@ -37,6 +42,7 @@ mod subject;
 mod tests;
 
 pub use backoff::{crash_delay_ms, start_delay_ms};
+pub use checks::{Checked, Checks};
 pub use notes::{Notes, StartError};
 pub use subject::Subject;
 
@@ -48,6 +54,13 @@ pub const ROLLOUT_SLACK_MS: u64 = 120_000;
 /// How long a committed rollout may take until the user is told, whether requests reach it or not:
 /// it was healthy, and one that has crashed since must not keep the next deployment waiting.
 pub const ANNOUNCE_WITHIN_MS: u64 = 10_000;
+
+/// How long an instance that was healthy may be unhealthy before another takes its place. It leaves
+/// the routes at once where others serve.
+pub const REPLACE_AFTER_MS: u64 = 30_000;
+/// How long what makes way for a candidate may drain at most: requests are held meanwhile, and the
+/// proxy holds them for 30 s.
+pub const MAKE_WAY_DRAIN_MS: u64 = 10_000;
 
 /// What should be, from the store.
 #[derive(Debug, Clone)]
@@ -64,7 +77,14 @@ pub struct Intent {
     pub released: bool,
     /// Deadlines for what leaves and belongs to neither rollout: those of the last live release.
     pub timing: Timing,
-    pub hosts: Vec<HostName>,
+    /// Custom domains.
+    pub hosts: Vec<HostPattern>,
+    /// Requests are answered H80, whatever runs.
+    pub maintenance: bool,
+    /// The app's own error pages, by code.
+    pub pages: Vec<(String, String)>,
+    /// Starts of instances that the user wants replaced, by id and by when they were started.
+    pub replace: BTreeMap<InstanceId, Millis>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +99,8 @@ pub struct Rollout {
     pub id: DeploymentId,
     pub release: u32,
     pub spec: Arc<ReleaseSpec>,
+    /// Whether its release command has run, or it has none.
+    pub prepared: bool,
 }
 
 /// What is, as far as it is known.
@@ -135,6 +157,11 @@ pub enum Action {
     },
     /// Start one that exists and does not run.
     StartAgain(InstanceId),
+    /// The candidate's release command went well: write that down.
+    Prepared {
+        rollout: DeploymentId,
+        instance: InstanceId,
+    },
     /// The candidate is healthy: make it live, in one transaction.
     Commit(DeploymentId),
     /// The live rollout serves: tell the user.
@@ -159,6 +186,10 @@ pub enum FailedBecause {
     Exited(InstanceId),
     /// It ran for its whole boot timeout and never was healthy.
     Unhealthy(InstanceId),
+    /// The release command ended with another status than 0.
+    ReleaseCommand(InstanceId),
+    /// The release command did not end in its time.
+    ReleaseCommandTookTooLong(InstanceId),
     /// The engine would not start it.
     CannotStart(String),
     /// Neither healthy nor failed within any reasonable time.
@@ -168,7 +199,8 @@ pub enum FailedBecause {
 /// What `plan` decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The app's entry in the route table; `None` leaves it as it is.
+    /// The app's entry in the route table; `None` leaves it as it is. While nothing is known of the
+    /// engine its targets are those that were sent last.
     pub route: Option<AppRoute>,
     pub actions: Vec<Action>,
     /// When to plan again if nothing happens before.
@@ -178,11 +210,16 @@ pub struct Plan {
 /// Decides. Never fails, and the same arguments always give the same plan.
 pub fn plan(intent: &Intent, observed: Observed<'_>, now: Millis) -> Plan {
     let Some(instances) = observed.instances else {
-        return without_a_look(intent, observed.notes, now);
+        return without_a_look(intent, &observed, now);
+    };
+    // One-offs are no part of the formation, and nothing that plans it ever sees them.
+    let formation = match instances.iter().any(|i| i.one_off.is_some()) {
+        true => Cow::Owned(instances.iter().filter(|i| i.one_off.is_none()).cloned().collect()),
+        false => Cow::Borrowed(instances),
     };
     let mut planner = Planner {
         intent,
-        instances,
+        instances: &formation,
         proxy: observed.proxy,
         notes: observed.notes,
         now,
@@ -192,12 +229,14 @@ pub fn plan(intent: &Intent, observed: Observed<'_>, now: Millis) -> Plan {
         wake_at: None,
     };
     planner.run();
+    planner.one_offs(instances);
     Plan { route: Some(planner.route()), actions: planner.actions, wake_at: planner.wake_at }
 }
 
 /// While nothing is known of the engine nothing on it is touched, but what has waited for too
 /// long still ends.
-fn without_a_look(intent: &Intent, notes: &Notes, now: Millis) -> Plan {
+fn without_a_look(intent: &Intent, observed: &Observed<'_>, now: Millis) -> Plan {
+    let (notes, sent) = (observed.notes, observed.proxy.sent.as_ref());
     let (mut actions, mut wake_at) = (Vec::new(), None);
     let mut by = |deadline: Millis, action: Action| {
         if now >= deadline {
@@ -209,7 +248,7 @@ fn without_a_look(intent: &Intent, notes: &Notes, now: Millis) -> Plan {
     if let Some(candidate) = &intent.candidate {
         let why = FailedBecause::TookTooLong;
         let fail = Action::Fail { rollout: candidate.id.clone(), why };
-        by(rollout_deadline(candidate, notes, now), fail);
+        by(rollout_deadline(intent, candidate, notes, now), fail);
     }
     if let Some(id) = &intent.unannounced {
         by(
@@ -217,13 +256,23 @@ fn without_a_look(intent: &Intent, notes: &Notes, now: Millis) -> Plan {
             Action::Announce(id.clone()),
         );
     }
-    Plan { route: None, actions, wake_at }
+    // What the user says of the app's names and of maintenance needs no engine to be true.
+    let route = sent.map(|sent| AppRoute {
+        hosts: intent.hosts.clone(),
+        rules: Box::new(routing::rules(intent)),
+        ..sent.clone()
+    });
+    Plan { route: route.filter(|new| Some(new) != sent), actions, wake_at }
 }
 
 /// When a candidate has had any reasonable time.
-fn rollout_deadline(candidate: &Rollout, notes: &Notes, now: Millis) -> Millis {
+fn rollout_deadline(intent: &Intent, candidate: &Rollout, notes: &Notes, now: Millis) -> Millis {
     let begun = notes.candidate_since(&candidate.id).unwrap_or(now);
-    begun.plus(candidate.spec.timing.boot_timeout_ms).plus(ROLLOUT_SLACK_MS)
+    let timing = &candidate.spec.timing;
+    let command = candidate.spec.release_command.as_ref().map_or(0, |_| timing.release_ms);
+    let live = intent.live.as_ref().filter(|_| intent.makes_way());
+    let way = live.map_or(0, |live| MAKE_WAY_DRAIN_MS + live.spec.timing.grace_ms);
+    begun.plus(way).plus(command).plus(timing.boot_timeout_ms).plus(ROLLOUT_SLACK_MS)
 }
 
 struct Planner<'a> {
@@ -243,11 +292,16 @@ impl<'a> Planner<'a> {
     fn run(&mut self) {
         let intent = self.intent;
         if intent.desired == Desired::Run {
-            if let Some(live) = &intent.live {
-                self.keep_running(live);
+            match &intent.live {
+                // It has no slots then, and leaves.
+                Some(_) if intent.makes_way() => {}
+                Some(live) => self.keep_running(live),
+                None => {}
             }
-            if let Some(candidate) = &intent.candidate {
-                self.bring_in(candidate);
+            match &intent.candidate {
+                Some(candidate) if self.must_wait(candidate) => self.wait_for(candidate),
+                Some(candidate) => self.bring_in(candidate),
+                None => {}
             }
             if let Some(id) = &intent.unannounced {
                 let since = self.notes.unannounced_since(id).unwrap_or(self.now);
@@ -259,9 +313,6 @@ impl<'a> Planner<'a> {
             if !self.staying.contains(&instance.id) {
                 self.let_go(instance);
             }
-        }
-        if intent.desired == Desired::Destroy && self.instances.is_empty() {
-            self.actions.push(Action::Forget);
         }
     }
 
@@ -280,15 +331,21 @@ impl<'a> Planner<'a> {
                     self.start(live, process, ordinal);
                 }
                 None => {}
-                Some(instance) => self.revive(instance, live),
+                Some(instance) => match self.doomed(instance, live) {
+                    Some(since) => self.replace(instance, since, live),
+                    None => self.revive(instance, live),
+                },
             }
         }
     }
 
     fn revive(&mut self, instance: &'a Instance, live: &Rollout) {
+        if !instance.state.is_running() && self.must_wait(live) {
+            return;
+        }
         match instance.state {
             InstanceState::Running { since } => {
-                let role = if self.serves(&instance.id, since) { Role::Serve } else { Role::Probe };
+                let role = self.live_role(instance, since, live);
                 self.target(instance, since, role);
             }
             InstanceState::Created => {
@@ -329,14 +386,22 @@ impl<'a> Planner<'a> {
         ordinal: u32,
     ) -> Option<&'a Instance> {
         let rank = |i: &Instance| match i.state {
-            // What gets requests keeps them: another may look well and be on its way out.
-            InstanceState::Running { since } if self.proxy.sends_to(&i.id, since) => 0,
-            InstanceState::Running { since } if self.serves(&i.id, since) => 1,
-            InstanceState::Running { .. } => 2,
-            InstanceState::Paused { .. } => 3,
-            InstanceState::Created => 4,
-            InstanceState::Exited { .. } => 5,
-            InstanceState::Dead => 6,
+            InstanceState::Running { since } => {
+                let doomed = self.doomed(i, rollout).is_some();
+                // What gets requests keeps them: another may look well and be on its way out.
+                match (self.proxy.sends_to(&i.id, since), self.has_come_up(i, since)) {
+                    (true, _) if !doomed => 0,
+                    (false, true) if !doomed => 1,
+                    (true, _) => 2,
+                    (false, true) => 3,
+                    (false, false) if doomed => 4,
+                    (false, false) => 5,
+                }
+            }
+            InstanceState::Paused { .. } => 6,
+            InstanceState::Created => 7,
+            InstanceState::Exited { .. } => 8,
+            InstanceState::Dead => 9,
         };
         let in_slot = self
             .instances
@@ -356,6 +421,9 @@ impl<'a> Planner<'a> {
     }
 
     fn start(&mut self, rollout: &Rollout, process: &ProcessType, ordinal: u32) {
+        if self.must_wait(rollout) {
+            return;
+        }
         let due = self.notes.start_at(rollout, process, ordinal);
         let action =
             Action::Start { rollout: rollout.id.clone(), process: process.clone(), ordinal };

@@ -4,15 +4,17 @@
 //! of the victim and back-off are the planner's. What a back-end cannot do is
 //! [`RuntimeErrorKind::Unsupported`], never ignored.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_core::Stream;
 
 use crate::id::{DeploymentId, InstanceId, ServerId};
 use crate::name::{AppName, ProcessType};
-use crate::release::Limits;
+use crate::release::{CommandCheck, Limits, Mount};
 use crate::subnet::Subnet;
 use crate::time::Millis;
 
@@ -41,6 +43,12 @@ pub struct InstanceSpec {
     /// Where `web` listens; `None` for process types without HTTP.
     pub port: Option<u16>,
     pub limits: Limits,
+    /// Whether it must not run beside an instance of another rollout.
+    pub alone: bool,
+    /// Each must be on the engine.
+    pub volumes: Vec<Mount>,
+    /// Whether it is a one-off command and no part of the app's formation.
+    pub one_off: Option<OneOff>,
 }
 
 /// An instance as it was seen.
@@ -55,6 +63,9 @@ pub struct Instance {
     /// The address that it has or would have again if started.
     pub address: Option<Ipv4Addr>,
     pub port: Option<u16>,
+    /// Whether it must not run beside an instance of another rollout.
+    pub alone: bool,
+    pub one_off: Option<OneOff>,
     pub state: InstanceState,
 }
 
@@ -63,6 +74,15 @@ impl Instance {
     pub fn label(&self) -> String {
         format!("{}.{}", self.process, self.ordinal)
     }
+}
+
+/// How a one-off command (`mini run`) was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OneOff {
+    /// Somebody sits before it: it ends with their session, and its output is theirs alone.
+    Attached,
+    /// It ends by itself, and its output goes to the app's log.
+    Detached,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +108,16 @@ impl InstanceState {
     pub fn is_running(self) -> bool {
         matches!(self, Self::Running { .. })
     }
+
+    /// Whether this is a start later than what is `known`: news, however late it comes.
+    pub fn is_later_start(self, known: Option<Self>) -> bool {
+        let Self::Running { since } = self else { return false };
+        match known {
+            Some(Self::Exited { at, .. }) => since > at,
+            Some(Self::Running { since: before }) => since > before,
+            _ => false,
+        }
+    }
 }
 
 /// The app's own network.
@@ -95,6 +125,14 @@ impl InstanceState {
 pub struct NetworkSpec {
     pub app: AppName,
     pub subnet: Subnet,
+}
+
+/// A volume that an app keeps data in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSpec {
+    pub app: AppName,
+    /// As the engine calls it.
+    pub engine_name: String,
 }
 
 /// What the engine says of itself.
@@ -123,6 +161,8 @@ pub struct ImageInfo {
     /// The exposed TCP ports, sorted.
     pub ports: Vec<u16>,
     pub has_command: bool,
+    /// Its HEALTHCHECK, with the engine's defaults filled in; none for `NONE`.
+    pub check: Option<CommandCheck>,
     pub volumes: Vec<String>,
     pub size_bytes: u64,
     pub os: String,
@@ -156,12 +196,61 @@ pub enum OutputStream {
     Stderr,
 }
 
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// A command to run inside an instance that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecSpec {
+    pub command: Vec<String>,
+    /// On top of the instance's own environment.
+    pub env: Vec<(String, String)>,
+    /// `None`: no terminal, and stdout and stderr apart.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What goes to a process that somebody is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionInput {
+    Data(Bytes),
+    /// Standard input ends here; output may go on. The end of the stream means the same.
+    End,
+    /// Without a terminal it means nothing.
+    Resize(TerminalSize),
+}
+
+/// What comes from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOutput {
+    /// With a terminal, all output.
+    Stdout(Bytes),
+    Stderr(Bytes),
+    /// The last item of a session that went well; 128+n for a process that signal n ended.
+    Exited(i64),
+}
+
+/// The output of one process, read only as fast as it is taken.
+pub type Session = Items<RuntimeResult<SessionOutput>>;
+
 /// Where the processes of an instance listen on TCP, as its own network namespace says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listening {
     At(Vec<SocketAddr>),
     /// Could not be read; why.
     Unknown(String),
+}
+
+/// What an instance uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Without the pages of files that would be given back at once.
+    pub memory_bytes: u64,
+    /// Time on processors since it was started, all of them together.
+    pub cpu_nanos: u64,
 }
 
 /// A step of a pull or a build, for the user's eyes.
@@ -242,6 +331,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// The subnets of every network on the engine, anybody's.
     fn subnets_in_use(&self) -> Fut<'_, RuntimeResult<Vec<Subnet>>>;
 
+    /// Makes a volume if it is not there. Idempotent; one of that name that is not ours is
+    /// `Conflict`.
+    fn ensure_volume(&self, volume: VolumeSpec) -> Fut<'_, RuntimeResult<()>>;
+    /// Removes a volume with all that is in it. Absent is done; in use is `Conflict`.
+    fn remove_volume(&self, engine_name: String) -> Fut<'_, RuntimeResult<()>>;
+    /// The engine's names of this server's volumes.
+    fn volumes(&self) -> Fut<'_, RuntimeResult<Vec<String>>>;
+
     /// Makes and starts an instance, and answers with what it then is. Idempotent by id. The
     /// app's network must be there.
     fn start(&self, spec: InstanceSpec) -> Fut<'_, RuntimeResult<Instance>>;
@@ -266,8 +363,29 @@ pub trait Runtime: Send + Sync + 'static {
         since_nanos: Option<i64>,
         follow: bool,
     ) -> Items<RuntimeResult<Output>>;
+    /// Runs a command inside an instance that runs (else `Conflict`). A command that the image does
+    /// not have is a session that says so on stderr and ends with 127. Dropping the session before
+    /// its end kills the command.
+    fn exec(
+        &self,
+        id: InstanceId,
+        spec: ExecSpec,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<Session>>;
+    /// Makes and starts an instance with its streams held from before its first byte; none of its
+    /// output is kept for `logs`. Dropping the session ends its input and lets it run on: stopping
+    /// and removing it is the caller's.
+    fn run(
+        &self,
+        spec: InstanceSpec,
+        terminal: Option<TerminalSize>,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<(Instance, Session)>>;
     /// Where it listens.
     fn listening(&self, id: InstanceId) -> Fut<'_, RuntimeResult<Listening>>;
+    /// What instances use at this moment. One that does not run, or of which it is not known, is
+    /// not in the answer.
+    fn stats(&self, ids: Vec<InstanceId>) -> Fut<'_, RuntimeResult<BTreeMap<InstanceId, Stats>>>;
 
     /// An image on the engine by id or reference; `None` is absent.
     fn image(&self, reference: String) -> Fut<'_, RuntimeResult<Option<ImageInfo>>>;
@@ -287,7 +405,7 @@ pub struct BuildSpec {
     /// Where the Dockerfile lies inside the context.
     pub dockerfile: String,
     /// An uncompressed tar that we wrote.
-    pub context: Items<std::io::Result<bytes::Bytes>>,
+    pub context: Items<std::io::Result<Bytes>>,
     /// Whether to use the layers of earlier builds.
     pub use_cache: bool,
 }
@@ -297,6 +415,28 @@ pub trait Builder: Send + Sync + 'static {
     /// Builds; the last item of success is [`Progress::Image`]. Dropping the stream cancels the
     /// build on the engine.
     fn build(&self, spec: BuildSpec) -> Items<RuntimeResult<Progress>>;
+}
+
+/// Bytes of an archive as they come.
+pub type Archive = Items<RuntimeResult<Bytes>>;
+
+/// What a backup needs of an engine, beside what runs there.
+pub trait Archives: Send + Sync + 'static {
+    /// The files of a volume as one tar, each below `volume/`, with owners and permissions. It is
+    /// read while apps may write. The first item of a volume that is not there is `NotFound`;
+    /// dropping the stream ends the reading.
+    fn read_volume(&self, engine_name: String) -> Archive;
+    /// Makes a volume that is not there yet (else `Conflict`) and fills it with what
+    /// [`Archives::read_volume`] gave.
+    fn fill_volume(
+        &self,
+        volume: VolumeSpec,
+        tar: Items<std::io::Result<Bytes>>,
+    ) -> Fut<'_, RuntimeResult<()>>;
+    /// Images with their layers as one tar, by id; with those tags that only this server gives.
+    fn save_images(&self, ids: Vec<String>) -> Archive;
+    /// Takes what [`Archives::save_images`] gave. What is there already stays.
+    fn load_images(&self, tar: Items<std::io::Result<Bytes>>) -> Fut<'_, RuntimeResult<()>>;
 }
 
 /// How the owner of an engine object is named on it.

@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::id::InstanceId;
-use crate::name::{AppName, HostName};
+use crate::name::{AppName, HostName, HostPattern};
 use crate::release::HealthSpec;
+use crate::rules::Rules;
 use crate::time::Millis;
 
 /// Everything the proxy knows of one app.
@@ -18,11 +19,13 @@ pub struct AppRoute {
     pub app: AppName,
     /// Custom domains, beside `APP.DOMAIN` for each platform domain, which needs no entry.
     #[serde(default)]
-    pub hosts: Vec<HostName>,
+    pub hosts: Vec<HostPattern>,
     pub web: WebState,
     pub targets: Vec<Target>,
     #[serde(default)]
     pub health: HealthSpec,
+    #[serde(default)]
+    pub rules: Box<Rules>,
 }
 
 /// What the app's web process is doing: what a request meets when no target serves.
@@ -97,12 +100,11 @@ pub fn read_host(header: &str, domains: &[HostName]) -> Result<Host, BadHost> {
         }
         None => header,
     };
-    if name.parse::<IpAddr>().is_ok() {
-        return Ok(Host::Door);
-    }
     let name: HostName = name.parse().map_err(|_| BadHost)?;
     let name = name.as_str();
-    let door = name == "localhost"
+    // An address too may have the dot at its end, which is gone by now.
+    let door = name.parse::<IpAddr>().is_ok()
+        || name == "localhost"
         || domains.iter().any(|d| {
             name == d.as_str() || name.strip_suffix(d.as_str()).is_some_and(|app| app == "mini.")
         });
@@ -119,10 +121,42 @@ fn check_digits(port: &str) -> Result<(), BadHost> {
     if port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()) { Ok(()) } else { Err(BadHost) }
 }
 
-/// Every host name that leads to `route`: `APP.DOMAIN` for each platform domain, then its own.
+/// What leads to `route` in a table: `APP.DOMAIN` for each platform domain, then the keys of its
+/// own domains ([`HostPattern::key`]). A request's host is looked up as it is, then by its
+/// [`wildcard_key`](crate::name::wildcard_key).
 pub fn hosts_of(route: &AppRoute, domains: &[HostName]) -> Vec<String> {
     let platform = domains.iter().map(|d| format!("{}.{}", route.app, d));
-    platform.chain(route.hosts.iter().map(|h| h.as_str().to_owned())).collect()
+    platform.chain(route.hosts.iter().map(|h| h.key().to_owned())).collect()
+}
+
+/// Why a domain is nobody's but the platform's, as the rest of a sentence that begins with its
+/// name; `None` if an app may have it.
+pub fn platforms_own(domain: &HostPattern, domains: &[HostName]) -> Option<String> {
+    let name = domain.as_str().strip_prefix("*.").unwrap_or(domain.as_str());
+    // The URL standard reads whatever ends in a number as an IPv4 address.
+    if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        return Some("is an address, and addresses lead to the platform's own API".into());
+    }
+    if name == "localhost" && !domain.is_wildcard() {
+        return Some("leads to the platform's own API".into());
+    }
+    let below = |own: &&HostName| {
+        let label = name.strip_suffix(own.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        label.is_some_and(|label| !label.contains('.'))
+    };
+    let is = |own: &&HostName| own.as_str() == name;
+    if domain.is_wildcard() {
+        let own = domains.iter().find(is)?;
+        return Some(format!("holds the names of all apps: each is served at APP.{own}"));
+    }
+    if domains.iter().any(|own| own.as_str() == name) {
+        return Some("is the platform's own domain, and leads to its API".into());
+    }
+    let own = domains.iter().find(below)?;
+    if name.strip_suffix(own.as_str()) == Some("mini.") {
+        return Some("leads to the platform's own API".into());
+    }
+    Some(format!("is for the app of that name: apps are served at APP.{own}"))
 }
 
 #[cfg(test)]
@@ -148,6 +182,7 @@ mod tests {
         for header in [
             "127.0.0.1",
             "127.0.0.1:80",
+            "127.0.0.1.:80",
             "[::1]",
             "[::1]:80",
             "localhost",
@@ -156,6 +191,36 @@ mod tests {
             "mini.1.2.3.4.nip.io",
         ] {
             assert_eq!(read(header), Ok(Host::Door), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_platforms_names_are_no_apps() {
+        let domains = ["localhost".parse().unwrap(), "apps.example.com".parse().unwrap()];
+        let own = |domain: &str| platforms_own(&domain.parse().unwrap(), &domains);
+        for (domain, why) in [
+            ("localhost", "own API"),
+            ("apps.example.com", "own domain"),
+            ("mini.apps.example.com", "own API"),
+            ("blue.apps.example.com", "APP.apps.example.com"),
+            ("blue.localhost", "APP.localhost"),
+            ("*.apps.example.com", "names of all apps"),
+            ("1.2.3.4", "address"),
+            ("*.2.3.4", "address"),
+            ("a.b.7", "address"),
+        ] {
+            assert!(own(domain).is_some_and(|w| w.contains(why)), "{domain}: {:?}", own(domain));
+        }
+        for free in [
+            "example.com",
+            "*.example.com",
+            "www.example.com",
+            "a.b.apps.example.com",
+            "*.blue.localhost",
+            "xapps.example.com",
+            "1.2.3.4.nip.io",
+        ] {
+            assert_eq!(own(free), None, "{free}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) network_gate: tokio::sync::Mutex<()>,
     /// Whether the engine opened a BuildKit session when last asked.
     pub(crate) buildkit: Mutex<Option<bool>>,
+    /// What all builds together may take of memory, in bytes; 0 is no limit.
+    pub(crate) build_memory: AtomicU64,
 }
 
 impl Docker {
@@ -56,6 +59,7 @@ impl Docker {
                 containers: Mutex::default(),
                 network_gate: tokio::sync::Mutex::default(),
                 buildkit: Mutex::default(),
+                build_memory: AtomicU64::new(0),
             }),
         })
     }

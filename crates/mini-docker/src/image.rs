@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use bollard::models::{CreateImageInfo, ImageInspect};
+use bollard::models::{CreateImageInfo, HealthConfig, ImageInspect};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
 };
 use futures_util::{StreamExt, future, stream};
 use mini_core::ports::{ImageInfo, Items, Progress, RuntimeError, RuntimeErrorKind, RuntimeResult};
+use mini_core::release::CommandCheck;
 
 use crate::engine::{Docker, LOOK, MAKE, positive};
 use crate::{error, labels};
@@ -59,6 +60,12 @@ impl Docker {
         Ok(ours.map(|image| image.id).collect())
     }
 
+    /// The tags of ours on an image.
+    pub(crate) async fn tags_of_ours(&self, id: &str) -> RuntimeResult<Vec<String>> {
+        let found = self.inspect_image(id).await?;
+        Ok(self.our_tags(found.and_then(|image| image.repo_tags).unwrap_or_default()))
+    }
+
     /// The tags that only this server gives: a label alone is inherited by whatever is built from
     /// an image of ours.
     fn our_tags(&self, tags: Vec<String>) -> Vec<String> {
@@ -81,12 +88,41 @@ fn info(found: ImageInspect) -> ImageInfo {
     ImageInfo {
         id: found.id.unwrap_or_default(),
         ports,
+        check: config.healthcheck.and_then(|check| command_check(check, config.shell)),
         has_command: words(config.cmd) || words(config.entrypoint),
         volumes,
         size_bytes: positive(found.size),
         os: found.os.unwrap_or_default(),
         arch: found.architecture.unwrap_or_default(),
     }
+}
+
+/// The image's HEALTHCHECK; zeros stand for the engine's defaults (Dockerfile reference,
+/// "HEALTHCHECK").
+fn command_check(check: HealthConfig, shell: Option<Vec<String>>) -> Option<CommandCheck> {
+    let test = check.test?;
+    let command = match test.split_first()? {
+        (kind, words) if kind == "CMD" && !words.is_empty() => words.to_vec(),
+        (kind, [line]) if kind == "CMD-SHELL" => {
+            let shell = shell.filter(|words| !words.is_empty());
+            let mut words = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+            words.push(line.clone());
+            words
+        }
+        // NONE, and what no engine we know writes.
+        _ => return None,
+    };
+    let or = |nanos: Option<i64>, default_ms: u64| match positive(nanos) / 1_000_000 {
+        0 => default_ms,
+        ms => ms,
+    };
+    Some(CommandCheck {
+        command,
+        interval_ms: or(check.interval, 30_000),
+        timeout_ms: or(check.timeout, 30_000),
+        start_period_ms: or(check.start_period, 0),
+        retries: check.retries.and_then(|n| n.try_into().ok()).filter(|n| *n > 0).unwrap_or(3),
+    })
 }
 
 /// Refuses what would be more than a reference inside a path of the engine's API.
@@ -283,6 +319,23 @@ pub(crate) fn refusal(reference: &str, said: &str) -> RuntimeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_healthcheck_is_read_with_the_engines_defaults() {
+        let check = |test: &[&str], interval| {
+            let test = Some(test.iter().map(|word| (*word).to_owned()).collect());
+            command_check(HealthConfig { test, interval, ..Default::default() }, None)
+        };
+        let found = check(&["CMD", "/app", "health"], Some(2_500_000_000)).unwrap();
+        assert_eq!(found.command, ["/app", "health"]);
+        assert_eq!((found.interval_ms, found.timeout_ms, found.retries), (2_500, 30_000, 3));
+        let found = check(&["CMD-SHELL", "curl -f localhost"], Some(0)).unwrap();
+        assert_eq!(found.command, ["/bin/sh", "-c", "curl -f localhost"]);
+        assert_eq!(found.interval_ms, 30_000);
+        for none in [&["NONE"][..], &[], &["CMD"], &["CMD-SHELL"]] {
+            assert_eq!(check(none, None), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn a_reference_is_split_as_dockers_client_does() {

@@ -11,13 +11,15 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
     StopContainerOptionsBuilder,
 };
+use mini_core::fault;
 use mini_core::id::InstanceId;
 use mini_core::ports::{
     Instance, InstanceSpec, InstanceState, RuntimeError, RuntimeErrorKind, RuntimeResult,
+    TerminalSize,
 };
 
 use crate::engine::{Docker, MAKE};
-use crate::{error, labels};
+use crate::{error, labels, volume};
 
 /// Processes and threads of an instance whose spec names no limit.
 const DEFAULT_PIDS: i64 = 512;
@@ -30,9 +32,15 @@ const CAPABILITIES: [&str; 7] =
 /// The engine's own time to stop and clean up, on top of the app's.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
+/// How messages name an instance to be.
+fn words(spec: &InstanceSpec) -> String {
+    format!("{}.{} of {}", spec.process, spec.ordinal, spec.app)
+}
+
 impl Docker {
     pub(crate) async fn create_and_start(&self, spec: InstanceSpec) -> RuntimeResult<Instance> {
-        let what = format!("{}.{} of {}", spec.process, spec.ordinal, spec.app);
+        self.volumes_are_there(&spec.volumes).await?;
+        let what = words(&spec);
         let name = labels::container_name(self.server(), &spec);
         let body = self.create_body(&spec);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
@@ -51,6 +59,7 @@ impl Docker {
             Err(error) => return Err(error::from_start(&what, error)),
         };
         self.remember(&spec.id, &container);
+        fault::point("engine.created");
         if let Err(error) = self.start_container(&what, &container).await {
             // With no answer it may be starting still; the next look will say.
             if error.kind != RuntimeErrorKind::Unreachable {
@@ -58,7 +67,39 @@ impl Docker {
             }
             return Err(error);
         }
+        fault::point("engine.started");
         self.look_after_start(&what, &container).await
+    }
+
+    /// Makes the container of a one-off that somebody will be attached to.
+    pub(crate) async fn create_held(
+        &self,
+        spec: &InstanceSpec,
+        terminal: Option<TerminalSize>,
+    ) -> RuntimeResult<(String, String)> {
+        self.volumes_are_there(&spec.volumes).await?;
+        let what = words(spec);
+        let name = labels::container_name(self.server(), spec);
+        let mut body = self.create_body(spec);
+        body.open_stdin = Some(true);
+        // Its input ends with ours.
+        body.stdin_once = Some(true);
+        body.attach_stdin = Some(true);
+        body.attach_stdout = Some(true);
+        body.attach_stderr = Some(true);
+        body.tty = Some(terminal.is_some());
+        if let Some(host) = &mut body.host_config {
+            // What is typed and shown is nobody else's, and a dump that passes needs no disk.
+            host.log_config =
+                Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None });
+            // From API 1.42 on; before, the size comes after the start.
+            host.console_size = terminal.map(|t| vec![t.rows.into(), t.columns.into()]);
+        }
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let created = self.call(&what, MAKE, |api| api.create_container(Some(options), body)).await;
+        let container = created.map_err(|error| error::from_start(&what, error))?.id;
+        self.remember(&spec.id, &container);
+        Ok((what, container))
     }
 
     /// The container that holds the name, if it is this very instance.
@@ -94,14 +135,18 @@ impl Docker {
     }
 
     /// Starts; started already is done.
-    async fn start_container(&self, what: &str, container: &str) -> RuntimeResult<()> {
+    pub(crate) async fn start_container(&self, what: &str, container: &str) -> RuntimeResult<()> {
         let started = self
             .call(what, MAKE, |api| api.start_container(container, None::<StartContainerOptions>))
             .await;
         started.map_err(|error| error::from_start(what, error))
     }
 
-    async fn look_after_start(&self, what: &str, container: &str) -> RuntimeResult<Instance> {
+    pub(crate) async fn look_after_start(
+        &self,
+        what: &str,
+        container: &str,
+    ) -> RuntimeResult<Instance> {
         let found = self.inspect(what, container).await?;
         self.instance(&found).ok_or_else(|| {
             RuntimeError::new(
@@ -112,7 +157,7 @@ impl Docker {
     }
 
     /// Removes what a failed start left; if that fails too, the next look shows it.
-    async fn clean_up(&self, what: &str, id: &InstanceId, container: &str) {
+    pub(crate) async fn clean_up(&self, what: &str, id: &InstanceId, container: &str) {
         match self.remove_container(what, container).await {
             Ok(()) => self.forget(id),
             Err(error) => tracing::warn!(%error, what, "a failed start left its container"),
@@ -200,6 +245,7 @@ impl Docker {
             labels: Some(labels::of_instance(self.server(), spec)),
             host_config: Some(HostConfig {
                 network_mode: Some(network.clone()),
+                mounts: Some(volume::mounts(&spec.volumes)),
                 init: Some(true),
                 // Restarting is the planner's, with its back-off.
                 restart_policy: Some(RestartPolicy {

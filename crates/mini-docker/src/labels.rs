@@ -7,12 +7,13 @@ use std::collections::HashMap;
 
 use mini_core::id::{DeploymentId, InstanceId, ServerId};
 use mini_core::name::AppName;
-use mini_core::ports::{InstanceSpec, owner_label};
+use mini_core::ports::{InstanceSpec, OneOff, owner_label};
 use mini_core::subnet::Subnet;
 
 pub(crate) const KIND: &str = "mini.kind";
 pub(crate) const KIND_INSTANCE: &str = "instance";
 pub(crate) const KIND_NETWORK: &str = "network";
+pub(crate) const KIND_VOLUME: &str = "volume";
 pub(crate) const KIND_IMAGE: &str = "image";
 pub(crate) const INSTANCE: &str = "mini.instance";
 pub(crate) const APP: &str = "mini.app";
@@ -22,6 +23,11 @@ pub(crate) const PROCESS: &str = "mini.process";
 pub(crate) const ORDINAL: &str = "mini.ordinal";
 pub(crate) const ADDRESS: &str = "mini.address";
 pub(crate) const PORT: &str = "mini.port";
+pub(crate) const ALONE: &str = "mini.alone";
+/// Only on one-off commands: how they were begun.
+pub(crate) const ONE_OFF: &str = "mini.one-off";
+pub(crate) const ATTACHED: &str = "attached";
+pub(crate) const DETACHED: &str = "detached";
 
 pub(crate) type Labels = HashMap<String, String>;
 
@@ -59,11 +65,25 @@ pub(crate) fn of_instance(server: &ServerId, spec: &InstanceSpec) -> Labels {
     if let Some(port) = spec.port {
         put(PORT, port.to_string());
     }
+    if spec.alone {
+        put(ALONE, "true".to_owned());
+    }
+    match spec.one_off {
+        Some(OneOff::Attached) => put(ONE_OFF, ATTACHED.to_owned()),
+        Some(OneOff::Detached) => put(ONE_OFF, DETACHED.to_owned()),
+        None => None,
+    };
     labels
 }
 
 pub(crate) fn of_network(server: &ServerId, app: &AppName) -> Labels {
     let mut labels = owned(server, KIND_NETWORK);
+    labels.insert(APP.to_owned(), app.to_string());
+    labels
+}
+
+pub(crate) fn of_volume(server: &ServerId, app: &AppName) -> Labels {
+    let mut labels = owned(server, KIND_VOLUME);
     labels.insert(APP.to_owned(), app.to_string());
     labels
 }
@@ -100,7 +120,12 @@ pub(crate) fn network_name(server: &ServerId, app: &AppName) -> String {
 /// address in hex, which no two networks of 16 addresses or more share. 15 characters, the most
 /// that Linux takes (IFNAMSIZ).
 pub(crate) fn bridge_name(server: &ServerId, subnet: Subnet) -> String {
-    format!("mini{:0<4}{:07x}", server.short(), u32::from(subnet.address()) >> 4)
+    format!("{}{:07x}", bridge_prefix(server), u32::from(subnet.address()) >> 4)
+}
+
+/// What the names of all bridges of one server begin with.
+pub fn bridge_prefix(server: &ServerId) -> String {
+    format!("mini{:0<4}", server.short())
 }
 
 /// What comes before the app in the name of every image of ours.
@@ -136,6 +161,9 @@ mod tests {
             address: "10.210.0.66".parse().unwrap(),
             port: Some(8080),
             limits: Default::default(),
+            alone: false,
+            volumes: Vec::new(),
+            one_off: None,
         }
     }
 

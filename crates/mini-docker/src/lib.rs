@@ -6,6 +6,7 @@
 //! need more control than bollard gives, and everything else goes through bollard's typed calls,
 //! each under a deadline.
 
+mod archive;
 mod build;
 mod changes;
 mod engine;
@@ -19,17 +20,24 @@ mod logs;
 mod network;
 mod raw;
 mod seen;
+mod session;
+mod stats;
+mod volume;
+
+use std::collections::BTreeMap;
 
 use mini_core::id::{InstanceId, ServerId};
 use mini_core::name::AppName;
 use mini_core::ports::{
-    BuildSpec, Builder, Change, EngineInfo, Fut, ImageInfo, Instance, InstanceSpec, Items,
-    Listening, NetworkSpec, Output, Progress, Runtime, RuntimeResult,
+    BuildSpec, Builder, Change, EngineInfo, ExecSpec, Fut, ImageInfo, Instance, InstanceSpec,
+    Items, Listening, NetworkSpec, Output, Progress, Runtime, RuntimeResult, Session, SessionInput,
+    Stats, TerminalSize, VolumeSpec,
 };
 use mini_core::subnet::Subnet;
 
 pub use engine::Docker;
 pub use host::host_routes;
+pub use labels::bridge_prefix;
 
 /// Which engine, and whose objects on it.
 #[derive(Debug, Clone)]
@@ -62,6 +70,18 @@ impl Runtime for Docker {
 
     fn subnets_in_use(&self) -> Fut<'_, RuntimeResult<Vec<Subnet>>> {
         Box::pin(self.every_subnet())
+    }
+
+    fn ensure_volume(&self, volume: VolumeSpec) -> Fut<'_, RuntimeResult<()>> {
+        Box::pin(self.make_volume(volume))
+    }
+
+    fn remove_volume(&self, engine_name: String) -> Fut<'_, RuntimeResult<()>> {
+        Box::pin(self.drop_volume(engine_name))
+    }
+
+    fn volumes(&self) -> Fut<'_, RuntimeResult<Vec<String>>> {
+        Box::pin(self.our_volumes())
     }
 
     fn start(&self, spec: InstanceSpec) -> Fut<'_, RuntimeResult<Instance>> {
@@ -101,8 +121,30 @@ impl Runtime for Docker {
         logs::logs(self.clone(), id, since_nanos, follow)
     }
 
+    fn exec(
+        &self,
+        id: InstanceId,
+        spec: ExecSpec,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<Session>> {
+        Box::pin(self.exec_in(id, spec, input))
+    }
+
+    fn run(
+        &self,
+        spec: InstanceSpec,
+        terminal: Option<TerminalSize>,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<(Instance, Session)>> {
+        Box::pin(self.run_attached(spec, terminal, input))
+    }
+
     fn listening(&self, id: InstanceId) -> Fut<'_, RuntimeResult<Listening>> {
         Box::pin(self.where_it_listens(id))
+    }
+
+    fn stats(&self, ids: Vec<InstanceId>) -> Fut<'_, RuntimeResult<BTreeMap<InstanceId, Stats>>> {
+        Box::pin(self.stats_of(ids))
     }
 
     fn image(&self, reference: String) -> Fut<'_, RuntimeResult<Option<ImageInfo>>> {

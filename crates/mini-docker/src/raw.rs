@@ -10,11 +10,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, BodyStream, Empty, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{
+    BodyExt, BodyStream, Empty, Full, Limited, StreamBody, combinators::UnsyncBoxBody,
+};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use mini_core::ports::{Items, RuntimeResult};
+use mini_core::ports::{Items, RuntimeError, RuntimeErrorKind, RuntimeResult};
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
@@ -25,6 +27,8 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// An error's text is short; what is longer is not one.
 const ERROR_BYTES: usize = 64 * 1024;
+/// The longest document that is read whole.
+const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
 /// The longest line of a JSON stream that is still read.
 const LINE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -73,6 +77,51 @@ impl Raw {
                 Err(error::unreachable(what, &why))
             }
         }
+    }
+
+    /// A request whose answer is one JSON document.
+    pub(crate) async fn json(
+        &self,
+        what: &str,
+        method: Method,
+        target: &str,
+        body: Option<String>,
+        deadline: Duration,
+    ) -> RuntimeResult<serde_json::Value> {
+        match tokio::time::timeout(deadline, self.document(what, method, target, body)).await {
+            Ok(document) => document,
+            Err(_) => {
+                let why = format!("it did not answer within {} s", deadline.as_secs());
+                Err(error::unreachable(what, &why))
+            }
+        }
+    }
+
+    /// The same for an answer that comes when it comes.
+    pub(crate) async fn document(
+        &self,
+        what: &str,
+        method: Method,
+        target: &str,
+        body: Option<String>,
+    ) -> RuntimeResult<serde_json::Value> {
+        let mut request = request(method, target, full(body.unwrap_or_default()));
+        let json = http::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        let answer = self.send(what, request).await?.checked(what).await?;
+        let Answer { response, connection } = answer;
+        let body = Limited::new(response.into_body(), DOCUMENT_BYTES).collect().await;
+        drop(connection);
+        let body = body.map_err(|error| error::from_transport(what, &*error))?.to_bytes();
+        if body.is_empty() {
+            return Ok(serde_json::Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            RuntimeError::new(
+                RuntimeErrorKind::Other,
+                format!("{what}: the engine's answer cannot be read: {error}"),
+            )
+        })
     }
 
     /// Sends a request on a connection of its own, and answers with whatever comes back.
@@ -211,6 +260,10 @@ pub(crate) fn request(method: Method, target: &str, body: Body) -> Request<Body>
 
 pub(crate) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn full(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body that is read only as fast as the engine takes it.

@@ -9,7 +9,7 @@ use bollard::models::{
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mini_core::id::InstanceId;
-use mini_core::ports::{Instance, InstanceState, RuntimeErrorKind, RuntimeResult};
+use mini_core::ports::{Instance, InstanceState, OneOff, RuntimeErrorKind, RuntimeResult};
 use mini_core::time::Millis;
 
 use crate::engine::{Docker, LOOK};
@@ -125,6 +125,13 @@ fn read(
         ordinal: text(labels::ORDINAL)?.parse().ok()?,
         address: if running { actual.or(promised) } else { promised },
         port: text(labels::PORT).and_then(|port| port.parse().ok()),
+        alone: text(labels::ALONE).is_some(),
+        one_off: match text(labels::ONE_OFF) {
+            None => None,
+            Some(labels::DETACHED) => Some(OneOff::Detached),
+            // Also a word of a later version: nothing of an app's formation has this label.
+            Some(_) => Some(OneOff::Attached),
+        },
         state,
     })
 }

@@ -53,8 +53,13 @@ async fn an_instance_is_fenced_in() {
     on_engine(|engine| async move {
         let app = App::new(&engine).await;
         let eats = app.start("eats", 1, &["/app", "eat"], 16 << 20).await;
-        let state = app.exit(&eats).await;
-        assert!(matches!(state, InstanceState::Exited { code: 137, oom: true, .. }), "{state:?}");
+        // The engine hears of the end and of its reason in two messages, in any order.
+        until(SOON, "it is out of memory", || async {
+            let state = app.exit(&eats).await;
+            assert!(matches!(state, InstanceState::Exited { code: 137, .. }), "{state:?}");
+            matches!(state, InstanceState::Exited { oom: true, .. }).then_some(())
+        })
+        .await;
 
         let words = ["/app", "cat", "/proc/self/status", "/proc/sys/kernel/hostname"];
         let told = app.output(&app.start("told", 2, &words, 64 << 20).await).await;
@@ -321,6 +326,9 @@ impl App {
             address: (u32::from(self.subnet.gateway()) + host).into(),
             port: Some(8080),
             limits: Limits { memory_bytes: Some(memory), cpu_millis: None, pids: None },
+            alone: false,
+            volumes: Vec::new(),
+            one_off: None,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! [`mini_core::control`] has the documents. One controller is connected at a time; a new
 //! connection replaces the one before, since a controller that restarts may be back before the
-//! kernel has told the end of the old connection.
+//! kernel has told the end of the old connection. It is the controller's from its hello on; one
+//! that says none may ask for the status, and for nothing else.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,16 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use mini_core::control::{FromProxy, MAX_LINE, ToProxy};
+use mini_core::control::{FromProxy, ToProxy};
 use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{self, Change, Stale};
+use crate::apply::{self, Change, Refused};
+use crate::seen::follow;
 use crate::shared::{Link, Shared};
+use crate::succession::{self, Lines, lines};
 
 /// Events that may wait for a slow controller before its connection is given up.
 const EVENTS: usize = 65_536;
@@ -34,27 +36,45 @@ pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    /// The path is another's from the moment that this is cancelled.
+    left: CancellationToken,
 }
 
 impl Socket {
-    /// Binds; a file left by a dead proxy makes room.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
+    /// Binds beside `path`, where nobody comes yet. Once `left` is cancelled the file is not ours.
+    pub(crate) fn bind(path: &Path, left: CancellationToken) -> io::Result<Self> {
+        let path = path.with_extension(std::process::id().to_string());
+        match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(&path)?;
         // Until here the peer's uid alone keeps others out, and does so after it too.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let inode = std::fs::metadata(path)?.ino();
-        Ok(Self { listener, path: path.to_owned(), inode })
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let inode = std::fs::metadata(&path)?.ino();
+        Ok(Self { listener, path, inode, left })
+    }
+
+    /// From here on those who come to `path` come to this one, and to no other that is there: one
+    /// of a dead proxy, or of the one whose place this takes.
+    pub(crate) fn publish(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        path.clone_into(&mut self.path);
+        Ok(())
+    }
+}
+
+impl Socket {
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // After a hand-over the path is the next proxy's.
-        if std::fs::metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
+        if !self.left.is_cancelled()
+            && std::fs::metadata(&self.path).is_ok_and(|m| m.ino() == self.inode)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -84,7 +104,8 @@ pub(crate) async fn listen(shared: Arc<Shared>, socket: Socket, allowed_uids: Ve
 }
 
 async fn converse(shared: Arc<Shared>, stream: UnixStream) {
-    let (reader, writer) = stream.into_split();
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = lines(reader);
     let (events, outgoing) = mpsc::channel(EVENTS);
     let closed = CancellationToken::new();
     let link = Arc::new(Link { events, ready: AtomicBool::new(false), closed: closed.clone() });
@@ -96,31 +117,36 @@ async fn converse(shared: Arc<Shared>, stream: UnixStream) {
         pid: std::process::id(),
         serving: shared.table.load().serving(),
     });
-    shared.connect(Arc::clone(&link));
-    tracing::info!("a controller connected");
     let end = tokio::select! {
-        end = read(&shared, &link, reader) => end,
-        end = write(outgoing, writer) => end,
+        end = read(&shared, &link, &mut lines) => end,
+        end = write(outgoing, &mut writer) => end,
         () = closed.cancelled() => End::Replaced,
     };
-    shared.disconnect(&link);
+    let was_the_controllers = shared.disconnect(&link);
     link.closed.cancel();
     match end {
+        End::Apart(ToProxy::FollowRequests) => follow::requests(&shared, lines, writer).await,
+        End::Apart(_) => follow::metrics(&shared, lines, writer).await,
+        End::Closed | End::Bad(_) if !was_the_controllers => {
+            tracing::debug!("one who was not the controller is gone");
+        }
         End::Closed => tracing::info!("the controller disconnected"),
         End::Replaced => tracing::info!("the controller's connection was replaced or given up"),
         End::Bad(why) => tracing::warn!(why, "the controller's connection is closed"),
     }
 }
 
-enum End {
+pub(crate) enum End {
     Closed,
     Replaced,
+    /// The connection goes on with this alone. Its other side has heard the hello, and so nothing
+    /// of it is on its way any more.
+    Apart(ToProxy),
     Bad(String),
 }
 
-async fn read(shared: &Arc<Shared>, link: &Arc<Link>, reader: OwnedReadHalf) -> End {
+async fn read(shared: &Arc<Shared>, link: &Arc<Link>, lines: &mut Lines) -> End {
     use futures_util::StreamExt as _;
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE));
     let mut greeted = false;
     while let Some(line) = lines.next().await {
         let line = match line {
@@ -131,10 +157,22 @@ async fn read(shared: &Arc<Shared>, link: &Arc<Link>, reader: OwnedReadHalf) -> 
             Ok(document) => document,
             Err(error) => return End::Bad(format!("its line is no document: {error}")),
         };
-        if !greeted && !matches!(document, ToProxy::Hello { .. }) {
-            return End::Bad("it did not say hello".into());
+        match &document {
+            ToProxy::Hello { .. } if !greeted => {
+                greeted = true;
+                if !shared.connect(Arc::clone(link)) {
+                    return End::Bad("a new proxy takes over: it should come to that one".into());
+                }
+            }
+            ToProxy::Succeed { version, pid } if !greeted => {
+                tracing::info!(%version, pid, "a new proxy asks for the place of this one");
+                return succession::leave(shared, link, lines).await;
+            }
+            ToProxy::Hello { .. } | ToProxy::Status => {}
+            ToProxy::FollowRequests | ToProxy::Metrics if !greeted => return End::Apart(document),
+            _ if !greeted => return End::Bad("it did not say hello".into()),
+            _ => {}
         }
-        greeted = true;
         if line.len() < LARGE {
             take(shared, link, document);
         } else {
@@ -148,32 +186,49 @@ async fn read(shared: &Arc<Shared>, link: &Arc<Link>, reader: OwnedReadHalf) -> 
     End::Closed
 }
 
-fn take(shared: &Arc<Shared>, link: &Arc<Link>, document: ToProxy) {
+/// Does what the controller, or the successor in its place, says.
+pub(crate) fn take(shared: &Arc<Shared>, link: &Arc<Link>, document: ToProxy) {
+    let copy = shared.has_predecessor().then(|| document.clone());
     let (generation, change, is_table) = match document {
         ToProxy::Hello { server, version } => {
             tracing::info!(server.id = %server, server.version = version, "the controller said hello");
             return;
         }
+        ToProxy::Succeed { .. } | ToProxy::Ready => return,
         ToProxy::Status => return link.send(FromProxy::Status(shared.status())),
+        ToProxy::Certificates { certificates } => return shared.tls.replace(certificates),
+        ToProxy::Challenges { sequence, challenges } => {
+            shared.tls.challenge(challenges);
+            return link.send(FromProxy::Challenged { sequence });
+        }
+        // These have a connection of their own.
+        ToProxy::FollowRequests | ToProxy::Kept | ToProxy::Metrics => return,
         ToProxy::Table { generation, apps } => (generation, Change::Table(apps), true),
         ToProxy::App { generation, route } => (generation, Change::App(route), false),
         ToProxy::Forget { generation, app } => (generation, Change::Forget(app), false),
     };
-    let applied = || link.send(FromProxy::Applied { generation });
-    match apply::change(shared, generation, change, applied) {
+    let applied = || {
+        if let Some(change) = copy {
+            shared.tell_predecessor(change);
+        }
+        link.send(FromProxy::Applied { generation });
+    };
+    match apply::change(shared, link, generation, change, applied) {
         Ok(()) if is_table => {
             link.ready.store(true, SeqCst);
+            shared.settled.cancel();
             apply::tell_all(shared);
         }
         Ok(()) => {}
-        Err(Stale { current }) => {
+        Err(Refused::Replaced) => {}
+        Err(Refused::Stale { current }) => {
             tracing::warn!(generation, current, "a change was refused: it is not newer");
             link.send(FromProxy::Refused { generation, current });
         }
     }
 }
 
-async fn write(mut events: mpsc::Receiver<FromProxy>, writer: OwnedWriteHalf) -> End {
+async fn write(mut events: mpsc::Receiver<FromProxy>, writer: &mut OwnedWriteHalf) -> End {
     let mut writer = BufWriter::new(writer);
     while let Some(event) = events.recv().await {
         let Ok(mut line) = serde_json::to_vec(&event) else { continue };

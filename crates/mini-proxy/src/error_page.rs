@@ -1,13 +1,9 @@
 //! What the router itself answers: one place that turns a code into a response.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
-use crate::forward::body::OutBody;
-use crate::headers::X_REQUEST_ID;
-
-const X_MINI_ERROR: HeaderName = HeaderName::from_static("x-mini-error");
+use crate::forward::job::About;
 
 /// Why the router answers by itself: CONTRACTS, "Routing".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +33,20 @@ pub(crate) enum Code {
     H26(&'static str),
     /// The same for a head that is too large, with 431.
     HeadTooLarge,
+    /// The body is larger than the app takes.
+    BodyTooLarge,
+    /// In maintenance.
+    H80,
+    /// The client went before the end of the answer; logged only.
+    ClientGone,
     /// Nothing deployed yet.
     H81,
+    /// The app asks for a name and a password (RFC 7617).
+    PasswordRequired,
+    /// The app is for other addresses.
+    AddressNotAllowed,
+    /// The door, over plain http while there is a certificate for it.
+    HttpsRequired,
     /// The door: the controller is away.
     ControllerUnavailable,
 }
@@ -55,6 +63,11 @@ struct Page {
 impl Code {
     pub(crate) fn status(self) -> StatusCode {
         self.page().status
+    }
+
+    /// What happened, in a few words, for logs.
+    pub(crate) fn title(self) -> &'static str {
+        self.page().title
     }
 
     /// `H12`, for logs.
@@ -163,12 +176,57 @@ impl Code {
                 "The request was refused: more than 64 KiB or 100 header fields.",
                 "Clear this site's cookies, or send fewer header fields.",
             ),
+            Code::BodyTooLarge => page(
+                S::PAYLOAD_TOO_LARGE,
+                "H26",
+                "Body too large",
+                "The request was refused: its body is larger than this app takes.",
+                "Send less, or raise `body_limit` in the app's mini.toml.",
+            ),
+            Code::H80 => page(
+                S::SERVICE_UNAVAILABLE,
+                "H80",
+                "Down for maintenance",
+                "This app is being worked on and will be back.",
+                "Its owner ends this with `mini maintenance off`.",
+            ),
+            Code::PasswordRequired => page(
+                S::UNAUTHORIZED,
+                "password_required",
+                "Password required",
+                "This app asks for a name and a password.",
+                "Its owner names them in mini.toml, under `basic_auth`.",
+            ),
+            Code::AddressNotAllowed => page(
+                S::FORBIDDEN,
+                "address_not_allowed",
+                "Not for this address",
+                "This app answers other addresses than yours.",
+                "Its owner names them in mini.toml, under `allow`.",
+            ),
+            // Not registered with IANA; what nginx logs for the same.
+            Code::ClientGone => page(
+                S::from_u16(499).unwrap_or(S::BAD_REQUEST),
+                "H27",
+                "Client closed the connection",
+                "The client closed the connection.",
+                "Send the request again.",
+            ),
             Code::H81 => page(
                 S::SERVICE_UNAVAILABLE,
                 "H81",
                 "Nothing deployed yet",
                 "This app exists, but nothing is deployed yet.",
                 "Deploy it with `mini deploy`.",
+            ),
+            Code::HttpsRequired => page(
+                S::FORBIDDEN,
+                "https_required",
+                "Over https only",
+                "This server's API answers over https only: what comes over http can be read on the \
+                 way, a token too.",
+                "Use https:// and the server's name, as in `mini config set-host \
+                 https://mini.example.com`; then make a new token and revoke this one.",
             ),
             Code::ControllerUnavailable => page(
                 S::SERVICE_UNAVAILABLE,
@@ -181,40 +239,96 @@ impl Code {
     }
 }
 
-/// Builds the answer: HTML for browsers, JSON where `Accept` asks for it, else a line of text.
-pub(crate) fn answer(
-    code: Code,
-    request: &HeaderMap,
-    request_id: &HeaderValue,
-) -> Response<OutBody> {
-    let page = code.page();
-    let id = request_id.to_str().unwrap_or_default();
-    let accepts = |kind: &str| {
-        let mut values = request.get_all(header::ACCEPT).iter();
-        values.any(|v| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains(kind)))
-    };
-    // The door's clients are programs; they get JSON whatever they accept.
-    let (kind, text) = if code == Code::ControllerUnavailable {
-        ("application/json", json(&page, id))
-    } else if accepts("text/html") {
-        ("text/html; charset=utf-8", html(&page, id))
-    } else if accepts("application/json") {
-        ("application/json", json(&page, id))
-    } else {
-        let Page { code, text, hint, .. } = &page;
-        ("text/plain; charset=utf-8", format!("{code}: {text}\n{hint}\nrequest id: {id}\n"))
-    };
-    let mut response = Response::new(OutBody::full(Bytes::from(text)));
-    *response.status_mut() = page.status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_MINI_ERROR, HeaderValue::from_static(page.code));
-    headers.insert(X_REQUEST_ID, request_id.clone());
-    if page.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+/// What a client reads best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accept {
+    Html,
+    Json,
+    Text,
+}
+
+impl Accept {
+    /// By the value of its `Accept` field, if it has one.
+    pub(crate) fn of(value: Option<&[u8]>) -> Self {
+        let Some(value) = value else { return Accept::Text };
+        let value = value.to_ascii_lowercase();
+        let has = |kind: &str| memchr::memmem::find(&value, kind.as_bytes()).is_some();
+        if has("text/html") {
+            Accept::Html
+        } else if has("application/json") {
+            Accept::Json
+        } else {
+            Accept::Text
+        }
     }
-    response
+}
+
+/// An answer of the router's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    /// Beside the length.
+    pub(crate) fields: Vec<(&'static str, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// HTML for browsers, JSON where `Accept` asks for it, else lines of text. An app's own page
+    /// is for those who read HTML; the status stays the code's.
+    pub(crate) fn of(code: Code, about: &About) -> Self {
+        let own = about.app.as_ref().and_then(|app| app.rules.page(code));
+        Self::new(code, own, about.accept, &about.id)
+    }
+
+    fn new(code: Code, own: Option<&Bytes>, accept: Accept, id: &str) -> Self {
+        let page = code.page();
+        // The door's clients are programs; they get JSON whatever they accept.
+        let of_the_door = matches!(code, Code::ControllerUnavailable | Code::HttpsRequired);
+        let accept = if of_the_door { Accept::Json } else { accept };
+        let (kind, body) = match accept {
+            Accept::Json => ("application/json", json(&page, id).into()),
+            Accept::Html => {
+                let page = own.cloned().unwrap_or_else(|| html(&page, id).into());
+                ("text/html; charset=utf-8", page)
+            }
+            Accept::Text => {
+                let Page { code, text, hint, .. } = &page;
+                let text = format!("{code}: {text}\n{hint}\nrequest id: {id}\n");
+                ("text/plain; charset=utf-8", text.into())
+            }
+        };
+        let mut fields = vec![
+            ("Content-Type", kind.to_owned()),
+            ("Cache-Control", "no-store".to_owned()),
+            ("X-Mini-Error", page.code.to_owned()),
+            ("X-Request-ID", id.to_owned()),
+        ];
+        if code == Code::PasswordRequired {
+            let basic = "Basic realm=\"app\", charset=\"UTF-8\"";
+            fields.push(("WWW-Authenticate", basic.to_owned()));
+        }
+        if page.status == StatusCode::SERVICE_UNAVAILABLE {
+            fields.push(("Retry-After", "2".to_owned()));
+        }
+        Self { status: page.status, fields, body }
+    }
+
+    /// To the same over https, for ever and with the same method (RFC 9110 section 15.4.9).
+    pub(crate) fn redirect(location: String, id: &str) -> Self {
+        let body = format!("This is over https only: {location}\n");
+        let fields = vec![
+            ("Content-Type", "text/plain; charset=utf-8".to_owned()),
+            ("Location", location),
+            ("X-Request-ID", id.to_owned()),
+        ];
+        Self { status: StatusCode::PERMANENT_REDIRECT, fields, body: body.into() }
+    }
+
+    /// Text and nothing else, as a certificate authority wants it (RFC 8555 section 8.3).
+    pub(crate) fn text(text: &str) -> Self {
+        let fields = vec![("Content-Type", "application/octet-stream".to_owned())];
+        Self { status: StatusCode::OK, fields, body: text.to_owned().into() }
+    }
 }
 
 fn json(page: &Page, id: &str) -> String {
@@ -262,11 +376,11 @@ mod tests {
     use super::*;
 
     fn kind(code: Code, accept: &str) -> (StatusCode, String) {
-        let mut headers = HeaderMap::new();
-        headers.insert("accept", accept.parse().unwrap());
-        let response = answer(code, &headers, &HeaderValue::from_static("id"));
-        assert_eq!(response.headers()["x-request-id"], "id");
-        (response.status(), response.headers()["content-type"].to_str().unwrap().to_owned())
+        let reply = Reply::new(code, None, Accept::of(Some(accept.as_bytes())), "id");
+        assert!(std::str::from_utf8(&reply.body).unwrap().contains("id"));
+        let field = |name| reply.fields.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
+        assert_eq!(field("X-Request-ID").as_deref(), Some("id"));
+        (reply.status, field("Content-Type").unwrap())
     }
 
     #[test]
@@ -277,6 +391,17 @@ mod tests {
         assert_eq!(kind(Code::H12, "*/*"), (S504, "text/plain; charset=utf-8".into()));
         let door = kind(Code::ControllerUnavailable, browser);
         assert_eq!(door, (StatusCode::SERVICE_UNAVAILABLE, "application/json".into()));
+    }
+
+    #[test]
+    fn the_apps_own_page_is_for_those_who_read_html() {
+        let own = Bytes::from_static(b"<h1>Back soon</h1>");
+        let ask = |accept| Reply::new(Code::H80, Some(&own), accept, "id");
+        let page = ask(Accept::Html);
+        assert_eq!((page.status.as_u16(), &page.body), (503, &own));
+        let has = |name, value: &str| page.fields.contains(&(name, value.to_owned()));
+        assert!(has("X-Mini-Error", "H80") && has("Retry-After", "2"), "{:?}", page.fields);
+        assert!(ask(Accept::Json).body != own && ask(Accept::Text).body != own);
     }
 
     const S504: StatusCode = StatusCode::GATEWAY_TIMEOUT;

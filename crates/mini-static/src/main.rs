@@ -8,6 +8,7 @@
 
 mod body;
 mod condition;
+mod dial;
 mod encoding;
 mod media;
 mod path;
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("dial") {
+        return dial::all(words);
+    }
     let port = port(std::env::var_os(PORT))?;
     let root = std::env::var_os(ROOT).filter(|root| !root.is_empty());
     let root = PathBuf::from(root.unwrap_or_else(|| "/site".into()));

@@ -26,7 +26,7 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// The app [env: MINI_APP; else mini.toml, else the git remote `mini`]
     #[arg(short, long, global = true, value_name = "NAME", help_heading = "Global options")]
-    pub(crate) app: Option<AppName>,
+    pub(crate) app: Vec<AppName>,
     /// The server by its name in the config file [env: MINI_SERVER]
     #[arg(
         long,
@@ -36,7 +36,8 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) server: Option<String>,
-    /// The server by its address: http://HOST[:PORT] or unix:PATH [env: MINI_HOST, MINI_TOKEN]
+    /// The server by its address: https://HOST[:PORT], http://HOST[:PORT] or unix:PATH
+    /// [env: MINI_HOST, with MINI_TOKEN and MINI_FINGERPRINT]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub(crate) host: Option<String>,
     /// Print data as JSON
@@ -50,19 +51,30 @@ pub(crate) enum Verb {
     Apps(apps::Args),
     Open(open::Args),
     Logs(logs::Args),
+    Metrics(metrics::Args),
     Ps(ps::Args),
+    Run(run::Args),
+    Exec(exec::Args),
     Env(env::Args),
     Restart(restart::Args),
     Diff(diff::Args),
     Rollback(rollback::Args),
     Scale(scale::Args),
+    Limits(limits::Args),
+    Volumes(volumes::Args),
+    Domains(domains::Args),
+    Maintenance(maintenance::Args),
+    Pages(pages::Args),
     Stop(stop::Args),
     Start(start::Args),
     Releases(releases::Args),
     Deploys(deploys::Args),
+    Server(server::Args),
     Config(config::Args),
     Login(login::Args),
+    Certs(certs::Args),
     Tokens(tokens::Args),
+    Audit(audit::Args),
     Version(version::Args),
     Completions(completions::Args),
 }

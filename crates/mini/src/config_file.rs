@@ -3,8 +3,9 @@
 //! ```toml
 //! current = "local"
 //! [servers.local]
-//! host = "http://localhost:8080"
+//! host = "https://203.0.113.7"
 //! token = "mini_…"
+//! fingerprint = "3f1c…"
 //! ```
 //!
 //! Keys that this version does not know are kept. The file is 0600 and replaced atomically.
@@ -14,7 +15,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use mini_api::client::Endpoint;
+use mini_api::client::{Endpoint, Fingerprint};
 use toml::{Table, Value};
 
 use crate::failure::Failure;
@@ -32,6 +33,8 @@ pub(crate) struct Known {
     pub(crate) name: String,
     pub(crate) endpoint: Endpoint,
     pub(crate) token: Option<String>,
+    /// The pinned certificate.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// Where the file is: `$MINI_CONFIG`, `$XDG_CONFIG_HOME/mini/config.toml`,
@@ -101,7 +104,12 @@ impl ConfigFile {
                 .hint(format!("`mini config set-host URL --as {name}` sets another"))
         })?;
         let token = text("token").map(str::to_owned);
-        Ok(Some(Known { name: name.to_owned(), endpoint, token }))
+        let fingerprint = text("fingerprint").map(str::parse).transpose().map_err(|e| {
+            Failure::failed(format!("server {name:?} in {path}: {e}")).hint(format!(
+                "`mini config set-host {host} --as {name} --fingerprint SHA256` sets another"
+            ))
+        })?;
+        Ok(Some(Known { name: name.to_owned(), endpoint, token, fingerprint }))
     }
 
     /// The server with that very host.
@@ -125,6 +133,11 @@ impl ConfigFile {
 
     pub(crate) fn set_token(&mut self, name: &str, token: &str) {
         self.entry(name).insert("token".to_owned(), Value::String(token.to_owned()));
+    }
+
+    pub(crate) fn set_fingerprint(&mut self, name: &str, fingerprint: Fingerprint) {
+        let value = Value::String(fingerprint.to_string());
+        self.entry(name).insert("fingerprint".to_owned(), value);
     }
 
     pub(crate) fn set_current(&mut self, name: &str) {
@@ -198,7 +211,7 @@ mod tests {
     }
 
     const ONE: &str = "future = 1\ncurrent = 'a'\n[servers.a]\nhost = 'http://a'\ntoken = 't'\n\
-                       fingerprint = 'f'\n";
+                       later = 'f'\n";
 
     #[test]
     fn a_new_host_under_an_old_name_loses_the_token() {
@@ -207,6 +220,19 @@ mod tests {
         assert_eq!(file.server("a").unwrap().unwrap().token.as_deref(), Some("t"));
         assert!(file.set_host("a", &"http://b".parse().unwrap()));
         assert_eq!(file.server("a").unwrap().unwrap().token, None);
+    }
+
+    #[test]
+    fn a_fingerprint_is_kept_with_its_host_and_a_bad_one_is_told() {
+        let (_folder, mut file) = file(ONE);
+        let pin: Fingerprint = "ab".repeat(32).parse().unwrap();
+        file.set_fingerprint("a", pin);
+        file.set_host("a", &"http://a".parse().unwrap());
+        assert_eq!(file.server("a").unwrap().unwrap().fingerprint, Some(pin));
+        file.set_host("a", &"https://a".parse().unwrap());
+        assert_eq!(file.server("a").unwrap().unwrap().fingerprint, None);
+        file.entry("a").insert("fingerprint".into(), Value::String("ab".into()));
+        assert!(file.server("a").unwrap_err().message.contains("64 hex digits"));
     }
 
     #[test]
@@ -219,7 +245,7 @@ mod tests {
         assert_eq!(warning, None);
         assert_eq!(again.server("a").unwrap().unwrap().token.as_deref(), Some("new"));
         let text = fs::read_to_string(&file.path).unwrap();
-        assert!(text.contains("future = 1") && text.contains("fingerprint = \"f\""), "{text}");
+        assert!(text.contains("future = 1") && text.contains("later = \"f\""), "{text}");
         assert_eq!(fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(file.path.parent().unwrap()).unwrap().count(), 1);
     }
@@ -238,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_be_used_is_told_by_name() {
-        let (_folder, file) = file("[servers.a]\nhost = 'https://a'\n[servers.b]\n");
-        assert!(file.server("a").unwrap_err().message.contains("not https://"));
+        let (_folder, file) = file("[servers.a]\nhost = 'ssh://a'\n[servers.b]\n");
+        assert!(file.server("a").unwrap_err().message.contains("not ssh://"));
         assert!(file.server("b").unwrap_err().message.contains("has no host"));
         assert!(file.servers().is_empty());
     }

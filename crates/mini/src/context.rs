@@ -53,9 +53,13 @@ impl Context {
         let timing = Timing::default();
         let patience = timing.patience.as_secs();
         let on_wait = move |e: &ClientError| {
-            out.say(&format!("{e}; trying again for up to {patience} s"));
+            // A server's own words end with a full stop.
+            let why = e.to_string();
+            let why = why.trim_end_matches('.');
+            out.say(&format!("{why}; trying again for up to {patience} s"));
         };
-        Client::with(target.endpoint, target.token, timing, Some(Box::new(on_wait)))
+        let Target { endpoint, token, fingerprint, .. } = target;
+        Client::with(endpoint, token, fingerprint, timing, Some(Box::new(on_wait)))
     }
 
     /// The app and its client, for commands that need one in the folder that `mini` runs in.

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Interrupted,
     /// Nobody reads our output any more; as if by SIGPIPE, without a word.
     BrokenPipe,
+    /// A remote command ended with this code, and so do we.
+    Remote(u8),
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Unreachable => 6,
             Self::Interrupted => 130,
             Self::BrokenPipe => 128 + 13,
+            Self::Remote(code) => code,
         }
     }
 }
@@ -86,6 +89,21 @@ impl From<ClientError> for Failure {
             ClientError::Api(body, status) => refused(*body, status),
             ClientError::Unreachable { .. } => Self::new(Kind::Unreachable, message)
                 .hint("is the server running? `mini config show` says which one is used"),
+            ClientError::Untrusted { address, seen, pinned, .. } => {
+                let hint = match pinned {
+                    None => format!(
+                        "if `minid status` on the server names that fingerprint too, pin it with \
+                         `mini login {address} --fingerprint {seen}`; or use a name of the server \
+                         that has a public certificate"
+                    ),
+                    Some(_) => format!(
+                        "`minid status` on the server names the right one: if it is the new one, \
+                         pin it with `mini login {address} --fingerprint …`; if not, somebody \
+                         stands between you and the server"
+                    ),
+                };
+                Self::new(Kind::Unreachable, message).hint(hint)
+            }
             ClientError::Protocol { fault, .. } => {
                 let hint = match fault {
                     Fault::TooNew { .. } => "update this client",
@@ -107,7 +125,11 @@ impl From<ClientError> for Failure {
 
 fn refused(body: ErrorBody, status: u16) -> Failure {
     let kind = match body.code {
-        ErrorCode::Unauthorized | ErrorCode::Forbidden => Kind::NotAuthorised,
+        ErrorCode::Unauthorized
+        | ErrorCode::TokenExpired
+        | ErrorCode::Forbidden
+        | ErrorCode::OutOfScope
+        | ErrorCode::HttpsRequired => Kind::NotAuthorised,
         ErrorCode::NotFound => Kind::NotFound,
         ErrorCode::NameTaken
         | ErrorCode::Conflict

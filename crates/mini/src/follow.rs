@@ -114,8 +114,9 @@ async fn failure(out: &Output, client: &Client, deployment: &Deployment) -> Fail
         DeploymentStatus::Cancelled => Failure::failed("the deployment was cancelled"),
         DeploymentStatus::Failed => {
             let cause = deployment.cause.clone();
-            // A build's output was shown as it came.
-            let unseen = cause.iter().filter(|c| c.code != "build_failed");
+            // What a build and the release command wrote was shown as it came.
+            let seen = ["build_failed", "release_command_failed", "release_command_timeout"];
+            let unseen = cause.iter().filter(|c| !seen.contains(&c.code.as_str()));
             let tail = unseen.flat_map(|c| &c.log_tail);
             tail.for_each(|line| out.quote(line));
             let message = cause.as_ref().map_or("the deployment failed", |c| &c.message);
@@ -129,11 +130,15 @@ async fn failure(out: &Output, client: &Client, deployment: &Deployment) -> Fail
     };
     // That it cannot be asked now is no news beside the failure.
     if let Ok(app) = client.app(&deployment.app).await
-        && app.state == AppState::Running
         && let Some(release) = app.release
     {
         let url = app.urls.first().map_or(String::new(), |url| format!(" {url}"));
-        failure.note = Some(format!("{release} still serves{url}"));
+        failure.note = match app.state {
+            AppState::Running => Some(format!("{release} still serves{url}")),
+            // It had made way for the one that failed.
+            AppState::Starting => Some(format!("{release} is started again and serves{url}")),
+            _ => None,
+        };
     }
     failure
 }
@@ -177,9 +182,10 @@ impl<'a> Teller<'a> {
             // A controller that was restarted begins its step again.
             DeploymentStatus::Building if !self.built => {
                 self.built = true;
-                self.out.begin(&self.build_title());
+                self.out.begin_group(&self.build_title());
             }
             DeploymentStatus::Starting if !self.started => {
+                self.out.end_group();
                 if self.steps != Steps::Bare && !self.built {
                     self.out.begin(&self.build_title());
                     self.out.end("not needed: the image is there");

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mini_core::cause::size;
 use serde::Serialize;
 
+use crate::ci::Actions;
 use crate::failure::{Failure, Kind};
 use crate::settings::Vars;
 
@@ -17,6 +18,8 @@ pub(crate) struct Output {
     pub(crate) stderr_is_terminal: bool,
     /// Colour on stdout and on stderr.
     colour: (bool, bool),
+    /// The pipeline whose log this is.
+    actions: Option<Actions>,
     state: Mutex<State>,
 }
 
@@ -25,6 +28,8 @@ struct State {
     /// A line of stderr that still waits for its end.
     open: bool,
     bar: Option<ProgressBar>,
+    /// Lines of the log that are folded away.
+    grouped: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -41,7 +46,43 @@ impl Output {
         // https://no-color.org: present and not empty.
         let allowed = vars.get("NO_COLOR").is_none() && vars.get("TERM") != Some("dumb");
         let colour = (allowed && io::stdout().is_terminal(), allowed && stderr_is_terminal);
-        Self { json, stderr_is_terminal, colour, state: Mutex::default() }
+        Self { json, stderr_is_terminal, colour, actions: None, state: Mutex::default() }
+    }
+
+    /// Plain lines for a pipeline's log, and its commands where it has some.
+    pub(crate) fn for_pipeline(json: bool, vars: &Vars, actions: Option<Actions>) -> Self {
+        let plain = Self {
+            stderr_is_terminal: false,
+            colour: (false, false),
+            actions,
+            ..Self::new(json, vars)
+        };
+        if let Some(actions) = &plain.actions {
+            plain.stderr(&mut plain.state(), &actions.off());
+        }
+        plain
+    }
+
+    /// Folds what follows away under `title`, in a log that can; else begins an open line.
+    pub(crate) fn begin_group(&self, title: &str) {
+        let Some(actions) = &self.actions else {
+            return self.begin(title);
+        };
+        let mut state = self.state();
+        self.close(&mut state);
+        let title = printable(title, false);
+        self.stderr(&mut state, &actions.command("group", &title));
+        state.grouped = true;
+    }
+
+    pub(crate) fn end_group(&self) {
+        let mut state = self.state();
+        if let Some(actions) = &self.actions
+            && std::mem::take(&mut state.grouped)
+        {
+            self.close(&mut state);
+            self.stderr(&mut state, &actions.command("endgroup", ""));
+        }
     }
 
     /// A line of data.
@@ -50,9 +91,20 @@ impl Output {
         self.write(format!("{line}\n").as_bytes())
     }
 
+    /// What is shown anew takes the place of what was shown, on a terminal (ECMA-48 8.3.21, 8.3.39).
+    pub(crate) fn clear_screen(&self) -> Result<(), Failure> {
+        if io::stdout().is_terminal() { self.write(b"\x1b[H\x1b[2J") } else { Ok(()) }
+    }
+
     /// Bytes as they are: completions.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         self.write(bytes)
+    }
+
+    /// stdout and stderr for the output of a remote command, passed on as it comes.
+    pub(crate) fn streams(&self) -> (tokio::io::Stdout, tokio::io::Stderr) {
+        self.close(&mut self.state());
+        (tokio::io::stdout(), tokio::io::stderr())
     }
 
     /// A document of data, over several lines.
@@ -98,6 +150,7 @@ impl Output {
         if failure.kind == Kind::BrokenPipe {
             return;
         }
+        self.end_group();
         if !failure.message.is_empty() {
             self.labelled("error:", &failure.message, Style::Error);
         }
@@ -106,6 +159,12 @@ impl Output {
         }
         if let Some(note) = &failure.note {
             self.labelled("note:", note, Style::Hint);
+        }
+        if let Some(actions) = &self.actions {
+            let parts = [Some(&failure.message), failure.hint.as_ref(), failure.note.as_ref()];
+            let text = parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+            let text = printable(&text.join("\n"), false);
+            self.stderr(&mut self.state(), &actions.command("error title=mini deploy", &text));
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use mini_api::client::Endpoint;
+use mini_api::client::{Endpoint, Fingerprint};
 use mini_core::name::AppName;
 
 use crate::config_file::ConfigFile;
@@ -26,6 +26,11 @@ impl Vars {
         Self(std::env::vars_os().filter_map(text).collect())
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_pairs(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
@@ -37,6 +42,8 @@ pub(crate) struct Asked {
     pub(crate) host: Option<String>,
     pub(crate) server: Option<String>,
     pub(crate) app: Option<AppName>,
+    /// Every `--app`, for what may be about several.
+    pub(crate) apps: Vec<AppName>,
 }
 
 /// The server that a command talks to.
@@ -44,6 +51,8 @@ pub(crate) struct Asked {
 pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
     pub(crate) token: Option<String>,
+    /// The certificate that is believed, beside those of the system's authorities.
+    pub(crate) fingerprint: Option<Fingerprint>,
     /// Its name in the config file.
     pub(crate) name: Option<String>,
     /// Where the choice comes from: `--host`, `MINI_SERVER`, `mini.toml`, ….
@@ -63,8 +72,9 @@ pub(crate) fn target(
     let env_host = vars.get("MINI_HOST").map(|h| host(h, "MINI_HOST")).transpose();
     let by_host = |endpoint: Endpoint, from| {
         let known = file.with_host(&endpoint);
-        let (name, token) = known.map_or((None, None), |k| (Some(k.name), k.token));
-        Target { endpoint, token, name, from, note: None }
+        let (name, token, fingerprint) =
+            known.map_or((None, None, None), |k| (Some(k.name), k.token, k.fingerprint));
+        Target { endpoint, token, fingerprint, name, from, note: None }
     };
     let mut target = if let Some(text) = &asked.host {
         by_host(host(text, "--host")?, "--host")
@@ -84,9 +94,16 @@ pub(crate) fn target(
     } else if let Some(path) = socket {
         by_host(Endpoint::Unix(path), "this machine's admin socket")
     } else {
-        return Err(Failure::failed("no server is configured")
-            .hint("`mini config set-host URL` names one, such as http://localhost"));
+        return Err(Failure::failed("no server is configured").hint(
+            "`mini config set-host URL` names one, such as https://203.0.113.7 or http://localhost",
+        ));
     };
+    if let Some(text) = vars.get("MINI_FINGERPRINT")
+        && env_host.as_ref().is_ok_and(|host| host.as_ref() == Some(&target.endpoint))
+    {
+        let pin = text.parse().map_err(|e| Failure::usage(format!("MINI_FINGERPRINT: {e}")))?;
+        target.fingerprint = Some(pin);
+    }
     if let Some(token) = vars.get("MINI_TOKEN") {
         match &env_host {
             Ok(Some(endpoint)) if *endpoint == target.endpoint => {
@@ -116,6 +133,7 @@ fn by_name(file: &ConfigFile, name: &str, from: &'static str) -> Result<Target, 
     Ok(Target {
         endpoint: known.endpoint,
         token: known.token,
+        fingerprint: known.fingerprint,
         name: Some(known.name),
         from,
         note: None,
@@ -190,7 +208,7 @@ mod tests {
     }
 
     fn vars(pairs: &[(&str, &str)]) -> Vars {
-        Vars(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+        Vars::of_pairs(pairs)
     }
 
     fn pair(host: &str, token: Option<&str>) -> (String, Option<String>) {
@@ -241,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn the_fingerprint_of_the_environment_is_for_its_host_only() {
+        let pin = "ab".repeat(32);
+        let pin = pin.as_str();
+        let pin_of = |env: Vec<(&'static str, &'static str)>, asked: Asked| {
+            let mut case = Case { vars: env, asked, ..Case::default() };
+            case.vars.push(("MINI_FINGERPRINT", String::leak(pin.to_owned())));
+            case.resolve().map(|target| target.fingerprint.map(|f| f.to_string()))
+        };
+        let env = vec![("MINI_HOST", "https://c.test")];
+        assert_eq!(pin_of(env.clone(), Asked::default()).unwrap().as_deref(), Some(pin));
+        assert_eq!(pin_of(env, flag_host("https://d.test")).unwrap(), None);
+        assert_eq!(pin_of(Vec::new(), Asked::default()).unwrap(), None);
+    }
+
+    #[test]
     fn a_token_without_a_host_is_sent_to_nobody() {
         let case = Case { vars: vec![("MINI_TOKEN", "token-x")], ..Case::default() };
         let target = case.resolve().unwrap();
@@ -266,7 +299,7 @@ mod tests {
         let project = Project { server: Some("prod".into()), app: None };
         let unknown = Case { project, ..Case::default() }.resolve().unwrap_err();
         assert!(unknown.hint.unwrap().contains("set-host URL --as prod"));
-        let bad = Case { asked: flag_host("https://a"), ..Case::default() }.resolve();
+        let bad = Case { asked: flag_host("ssh://a"), ..Case::default() }.resolve();
         assert_eq!(bad.unwrap_err().kind, Kind::Usage);
     }
 

@@ -2,22 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-/// `90s`, `10m`, `3h`, `30d`, `2w`: a whole number and one unit.
+/// `90s`, `10m`, `3h`, `30d`, `2w`, `1y`: a whole number and one unit.
 pub(crate) fn duration(text: &str) -> Result<SignedDuration, String> {
-    let bad = || format!("{text:?} is not a duration such as 90s, 10m, 3h, 30d or 2w");
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-    let number: i64 = text[..split].parse().map_err(|_| bad())?;
-    let unit = match &text[split..] {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return Err(bad()),
-    };
-    // A century is more than anybody means, and far from any overflow.
-    let seconds = number.checked_mul(unit).filter(|s| *s <= 100 * 365 * 86_400);
-    Ok(SignedDuration::from_secs(seconds.ok_or_else(bad)?))
+    let seconds = i64::try_from(mini_core::time::seconds(text)?).map_err(|e| e.to_string())?;
+    Ok(SignedDuration::from_secs(seconds))
 }
 
 /// A point in time: RFC 3339, or a duration back from `now`.
@@ -32,13 +20,20 @@ pub(crate) fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
 
 /// `3 min ago`.
 pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
-    let seconds = now.duration_since(at).as_secs();
-    match seconds {
+    match now.duration_since(at).as_secs() {
         ..2 => "just now".to_owned(),
-        2..100 => format!("{seconds} s ago"),
-        100..5400 => format!("{} min ago", (seconds + 30) / 60),
-        5400..129_600 => format!("{} h ago", (seconds + 1800) / 3600),
-        _ => format!("{} d ago", (seconds + 43_200) / 86_400),
+        _ => format!("{} ago", time_since(at, now)),
+    }
+}
+
+/// `3 min`.
+pub(crate) fn time_since(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(at).as_secs().max(0);
+    match seconds {
+        ..100 => format!("{seconds} s"),
+        100..5400 => format!("{} min", (seconds + 30) / 60),
+        5400..129_600 => format!("{} h", (seconds + 1800) / 3600),
+        _ => format!("{} d", (seconds + 43_200) / 86_400),
     }
 }
 
@@ -54,6 +49,7 @@ mod tests {
     #[test]
     fn durations_have_one_unit() {
         assert_eq!(duration("10m"), Ok(SignedDuration::from_secs(600)));
+        assert_eq!(duration("1y"), Ok(SignedDuration::from_secs(365 * 86_400)));
         assert_eq!(duration("30d"), Ok(SignedDuration::from_secs(30 * 86_400)));
         for bad in ["", "10", "m", "-1m", "1.5h", "10 m", "99999999999999999999s", "9999999w"] {
             assert!(duration(bad).is_err(), "{bad}");

@@ -1,7 +1,7 @@
 //! Asking the platform's own front door whether it serves: `GET /v1/health`, over TCP or a Unix
 //! socket, as plainly as a monitor would.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,9 +12,45 @@ const ASK: &[u8] = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: c
 const DEADLINE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: u64 = 64 << 10;
 
+/// What a proxy that wants to hear so is told before anything else: we speak for ourselves.
+const PROXY_HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
+
+/// A connection to a front door; `proxied`: it is one behind a load balancer (`--proxy-protocol`).
+async fn connect(address: SocketAddr, proxied: bool) -> std::io::Result<TcpStream> {
+    let port = address.port();
+    let mut stream = match address {
+        // All addresses of this machine, which may be without IPv6.
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            match TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await {
+                Ok(stream) => stream,
+                Err(_) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?,
+            }
+        }
+        address => TcpStream::connect(address).await?,
+    };
+    if proxied {
+        stream.write_all(PROXY_HEADER).await?;
+    }
+    Ok(stream)
+}
+
+/// Whether the proxy of a mini server speaks TLS there: it tells clients that do not.
+pub(crate) async fn is_our_tls(address: SocketAddr, proxied: bool) -> bool {
+    let asked = async {
+        let mut stream = connect(address, proxied).await?;
+        stream.write_all(ASK).await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(DEADLINE, asked).await;
+    let said = mini_proxy::SPEAKS_HTTPS.as_bytes();
+    matches!(answer, Ok(Ok(answer)) if answer.windows(said.len()).any(|w| w == said))
+}
+
 /// The answer's body, if it is a 200 of a mini server.
-pub(crate) async fn over_tcp(address: SocketAddr) -> Option<mini_api::Health> {
-    tokio::time::timeout(DEADLINE, async { ask(TcpStream::connect(address).await.ok()?).await })
+pub(crate) async fn over_tcp(address: SocketAddr, proxied: bool) -> Option<mini_api::Health> {
+    tokio::time::timeout(DEADLINE, async { ask(connect(address, proxied).await.ok()?).await })
         .await
         .ok()?
 }

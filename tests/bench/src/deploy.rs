@@ -1,4 +1,5 @@
-//! The second deploy of an app by a present image, beside what the engine alone takes.
+//! The second deploy of an app by a present image, and a rollback, beside what the engine alone
+//! takes.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +15,31 @@ use crate::platform::Platform;
 use crate::{APP, POLL};
 
 const ROUNDS: usize = 10;
-/// What the engine's own time may be multiplied by.
-const GOAL: f64 = 1.2;
 const DEPLOY: Duration = Duration::from_secs(60);
+
+/// What brings another release in.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    Deploy,
+    Rollback,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deploy => "second deploy, --image",
+            Self::Rollback => "rollback",
+        }
+    }
+
+    /// What the engine's own time may be multiplied by.
+    fn goal(self) -> f64 {
+        match self {
+            Self::Deploy => 1.2,
+            Self::Rollback => 1.3,
+        }
+    }
+}
 
 /// Milestones of one deploy, in milliseconds since `mini` was started.
 const STEPS: [&str; 9] = [
@@ -37,16 +60,19 @@ const FIRST_200: usize = 6;
 pub(crate) async fn measure(
     platform: &Platform,
     engine: &mut Engine,
+    way: Way,
 ) -> Result<(Row, Vec<String>)> {
     engine.make_bridge().await?;
-    output::say("deploying an image, and starting it by the engine alone, in turns");
+    output::say(&format!("{}, and a start by the engine alone, in turns", way.name()));
     let mut door = Door::new(platform.port);
-    let mut release = 1;
+    let app = platform.admin.json(Method::GET, &format!("/v1/apps/{APP}"), &Value::Null).await?;
+    let live = app["release"].as_str().and_then(|name| name.strip_prefix('v')?.parse().ok());
+    let mut release: u32 = live.context("the app has no release")?;
     let (mut ours, mut steps, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     // One round of each first, which is not counted.
     for round in 0..=ROUNDS {
         release += 1;
-        let deployed = deploy(platform, engine, &mut door, release).await?;
+        let deployed = bring_in(platform, engine, &mut door, (way, release)).await?;
         let like = engine.inspect(&instance(platform, engine).await?).await?;
         let alone = engine.time_one(&like).await?.map(millis);
         if round > 0 {
@@ -58,7 +84,7 @@ pub(crate) async fn measure(
     let engines = median(theirs.iter().map(|t| t[2]));
     let times = median(ours.iter().copied()) / engines;
     let row = Row {
-        what: "second deploy, --image, until the first 200".into(),
+        what: format!("{}, until the first 200", way.name()),
         measured: format!("{:.0} ms ({times:.2} x)", median(ours.iter().copied())),
         beside: format!(
             "the engine's own create + start + accept: {engines:.0} ms; medians of {ROUNDS} each, \
@@ -66,10 +92,10 @@ pub(crate) async fn measure(
             spread(&ours),
             spread(&theirs.iter().map(|t| t[2]).collect::<Vec<_>>())
         ),
-        goal: format!("<= {GOAL} x"),
-        met: times <= GOAL,
+        goal: format!("<= {} x", way.goal()),
+        met: times <= way.goal(),
     };
-    let mut notes = vec!["A deploy, in ms since `mini` was started (medians):".to_owned()];
+    let mut notes = vec![format!("A {}, in ms since `mini` was started (medians):", way.name())];
     for (n, name) in STEPS.iter().enumerate() {
         notes.push(format!("  {:5.0}  {name}", median(steps.iter().map(|s| s[n]))));
     }
@@ -83,17 +109,21 @@ pub(crate) async fn measure(
     Ok((row, notes))
 }
 
-/// One deploy and its milestones. Ends when the old instance is gone.
-async fn deploy(
+/// One new release and its milestones. Ends when the old instance is gone.
+async fn bring_in(
     platform: &Platform,
     engine: &Engine,
     door: &mut Door,
-    release: u32,
+    (way, release): (Way, u32),
 ) -> Result<[f64; STEPS.len()]> {
     let image = engine.image();
     let server = platform.server.clone().context("no server")?;
     let label = format!("mini.server={server}");
-    let mut command = platform.command(&["deploy", "--image", &image, "--app", APP])?;
+    let words: &[&str] = match way {
+        Way::Deploy => &["deploy", "--image", &image, "--app", APP],
+        Way::Rollback => &["rollback", "--app", APP],
+    };
+    let mut command = platform.command(words)?;
     let starts = engine.starts(&label).await?;
     let (clock, begun) = (SystemTime::now(), Instant::now());
     let mut mini = command.spawn().context("mini")?;
@@ -204,7 +234,7 @@ impl Door {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 

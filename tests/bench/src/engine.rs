@@ -101,6 +101,9 @@ impl Engine {
 
     /// A bridge like an app's: a subnet of its own, chosen by us, no IPv6.
     pub(crate) async fn make_bridge(&mut self) -> Result<()> {
+        if self.bridge.is_some() {
+            return Ok(());
+        }
         let name = format!("mini-bench-{}", self.mark);
         let mut refusal = String::new();
         for third in 0..64_u8 {

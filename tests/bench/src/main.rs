@@ -1,16 +1,20 @@
 //! The performance table: what mini takes and holds, beside the engine alone.
 //!
-//! `mini-bench BIN [deploy] [memory] [source]`, where BIN is the folder with the release builds.
+//! `mini-bench BIN [deploy] [rollback] [memory] [source] [planner] [routes] [start]`, where BIN is the folder with the release builds.
 //! Prints the table to stdout; a goal that is missed is said there and is no failure.
 
 mod deploy;
 mod engine;
+mod fake_proxy;
 mod http;
 mod machine;
 mod memory;
 mod output;
+mod planner;
 mod platform;
+mod routes;
 mod source;
+mod start;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::deploy::Way;
 use crate::engine::Engine;
 use crate::output::Row;
 use crate::platform::Platform;
@@ -26,10 +31,12 @@ use crate::platform::Platform;
 /// How often something is asked for that is waited for: of mini and of the engine alike.
 const POLL: Duration = Duration::from_millis(1);
 /// The whole run, whatever happens; cleaning up comes on top.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(1800);
 const APP: &str = "bench";
 const SOURCE_APP: &str = "bench-source";
-const PARTS: [&str; 3] = ["deploy", "memory", "source"];
+const PARTS: [&str; 7] = ["deploy", "rollback", "memory", "source", "planner", "routes", "start"];
+/// Those that need a platform of their own on the engine.
+const ON_A_PLATFORM: [&str; 5] = ["deploy", "rollback", "memory", "source", "start"];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
 
 async fn run(words: &[String]) -> Result<()> {
     let Some((bin, parts)) = words.split_first() else {
-        bail!("usage: mini-bench BIN [deploy] [memory] [source]");
+        bail!("usage: mini-bench BIN [{}]", PARTS.join("] ["));
     };
     if let Some(other) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
         bail!("no part {other:?}: {}", PARTS.join(", "));
@@ -118,21 +125,43 @@ async fn measure(
     table: &mut Table,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
+    // Before anything else of ours runs.
+    if wanted("planner") {
+        table.rows.push(planner::measure());
+    }
+    if wanted("routes") {
+        table.rows.extend(routes::measure(bin, folder).await?);
+    }
+    if wanted("start") {
+        table.rows.push(start::a_thousand_in_the_store(folder).await?);
+    }
+    if !ON_A_PLATFORM.iter().any(|part| wanted(part)) {
+        return Ok(());
+    }
     engine.make_image(&bin.join("mini-fixture")).await?;
     platform.start().await?;
     let image = engine.image();
     platform.mini(&["deploy", "--image", &image, "--app", APP]).await?;
-    if wanted("deploy") {
-        let (row, notes) = deploy::measure(platform, engine).await?;
-        table.rows.push(row);
-        table.notes.push(String::new());
-        table.notes.extend(notes);
+    for (part, way) in [("deploy", Way::Deploy), ("rollback", Way::Rollback)] {
+        if wanted(part) {
+            if part == "rollback" {
+                // Something to go back to.
+                platform.mini(&["deploy", "--image", &image, "--app", APP]).await?;
+            }
+            let (row, notes) = deploy::measure(platform, engine, way).await?;
+            table.rows.push(row);
+            table.notes.push(String::new());
+            table.notes.extend(notes);
+        }
     }
     if wanted("memory") {
         table.rows.extend(memory::measure(platform).await?);
     }
     if wanted("source") {
         table.rows.extend(source::measure(platform, bin, folder).await?);
+    }
+    if wanted("start") {
+        table.rows.push(start::fifty_live(platform, &image).await?);
     }
     Ok(())
 }

@@ -136,6 +136,17 @@ impl Platform {
         self.admin.json(Method::POST, "/v1/apps", &app).await.map(drop)
     }
 
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.folder.join("data/control.sock")
+    }
+
+    /// A child of `minid run`, by its role.
+    pub(crate) fn pid_of(&self, role: &str) -> Result<u32> {
+        let run = self.minid.as_ref().and_then(Child::id).context("minid is gone")?;
+        let found = machine::children(run).into_iter().find(|(_, name)| name == role);
+        Ok(found.with_context(|| format!("no {role} runs"))?.0)
+    }
+
     /// Every process of ours: its id and what it is.
     pub(crate) fn processes(&self) -> Result<Vec<(u32, String)>> {
         let run = self.minid.as_ref().and_then(Child::id).context("minid is gone")?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, is_localhost};
+use super::tls::{NoConnection, Tls};
 
 /// How long one address may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,16 +20,28 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Opens one connection. The error is in words for the user, without the address.
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Patient, String> {
+/// Opens one connection.
+pub(crate) async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<Patient, NoConnection> {
     let io: Box<dyn Io> = match endpoint {
         Endpoint::Http { host, port } => Box::new(tcp(host, *port).await?),
-        Endpoint::Unix(path) => {
-            let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
-            Box::new(stream.map_err(|_| timed_out())?.map_err(|e| words(&e))?)
+        Endpoint::Https { host, port } => {
+            let stream = tcp(host, *port).await?;
+            Box::new(tls.connect(stream, host).await?)
         }
+        Endpoint::Unix(path) => Box::new(unix(path).await?),
     };
     Ok(Patient { io, write_failed: false })
+}
+
+impl From<String> for NoConnection {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
+}
+
+async fn unix(path: &Path) -> Result<UnixStream, String> {
+    let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
+    stream.map_err(|_| timed_out())?.map_err(|e| words(&e))
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {

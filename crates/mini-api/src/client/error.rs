@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::tls::Fingerprint;
 use crate::{API_LEVEL, ErrorBody, ErrorCode, MIN_API_LEVEL};
 
 /// Why a call failed. `Display` is one sentence for the user.
@@ -13,6 +14,9 @@ pub enum ClientError {
     /// No connection, or it was lost; nothing is known about the request unless `sent` is false.
     #[error("cannot reach {address}: {why}")]
     Unreachable { address: String, why: String, sent: bool },
+    /// The server's certificate is not believed; nothing was sent.
+    #[error("{}", untrusted(.address, .seen, *.pinned, .why))]
+    Untrusted { address: String, seen: Fingerprint, pinned: Option<Fingerprint>, why: String },
     /// Something answered, but not as a mini server that this build understands.
     #[error("{address} {fault}")]
     Protocol { address: String, fault: Fault },
@@ -43,6 +47,18 @@ pub enum Fault {
     Garbled(String),
 }
 
+fn untrusted(address: &str, seen: &Fingerprint, pinned: Option<Fingerprint>, why: &str) -> String {
+    match pinned {
+        None => format!(
+            "the certificate of {address} is not trusted: {why}; its SHA-256 fingerprint is {seen}"
+        ),
+        Some(pinned) => format!(
+            "the certificate of {address} is not the pinned one, nor trusted otherwise ({why}): \
+             its SHA-256 fingerprint is {seen}, pinned is {pinned}"
+        ),
+    }
+}
+
 impl ClientError {
     /// The server's error code, if the server refused.
     pub fn code(&self) -> Option<ErrorCode> {
@@ -54,7 +70,7 @@ impl ClientError {
     }
 
     /// Whether the same request may find the server back a little later.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Api(_, 503))
     }
 

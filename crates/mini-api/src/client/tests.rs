@@ -71,7 +71,7 @@ fn quick(endpoint: Endpoint) -> Client {
         answer: Duration::from_secs(5),
         silence: Duration::from_millis(150),
     };
-    Client::with(endpoint, None, timing, None)
+    Client::with(endpoint, None, None, timing, None)
 }
 
 const APPS: &str = r#"{"apps":[]}"#;
@@ -111,7 +111,7 @@ async fn only_a_first_connection_must_work_at_once() {
     let counter = told.clone();
     let timing = Timing { patience: Duration::from_millis(300), ..Timing::default() };
     let tell = Box::new(move |_: &ClientError| *counter.lock().unwrap() += 1);
-    let client = Client::with(endpoint.clone(), None, timing.clone(), Some(tell));
+    let client = Client::with(endpoint.clone(), None, None, timing.clone(), Some(tell));
     client.apps().await.unwrap();
     let error = client.apps().await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { sent: false, .. }), "{error:?}");
@@ -119,7 +119,7 @@ async fn only_a_first_connection_must_work_at_once() {
 
     let counter = told.clone();
     let tell = Box::new(move |_: &ClientError| *counter.lock().unwrap() += 1);
-    let fresh = Client::with(endpoint, None, timing, Some(tell));
+    let fresh = Client::with(endpoint, None, None, timing, Some(tell));
     fresh.apps().await.unwrap_err();
     assert_eq!(*told.lock().unwrap(), 1, "a first connection is not waited for");
 }

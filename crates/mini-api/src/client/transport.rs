@@ -4,22 +4,26 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connect::connect;
 use super::error::{ClientError, Fault};
+use super::tls::{NoConnection, Untrusted};
 use super::{Client, upload};
 use crate::{
     API_LEVEL, ErrorBody, ErrorCode, IDEMPOTENCY_HEADER, LEVEL_HEADER, MIN_API_LEVEL,
-    VERSION_HEADER,
+    VERSION_HEADER, session,
 };
 
 /// The largest document that is read, in bytes.
@@ -71,6 +75,35 @@ impl Client {
             format!("no answer within {} s", limit.as_secs())
         })
         .await
+    }
+
+    /// One try of a call that turns its connection into a session, and the instance it is with.
+    pub(crate) async fn try_upgrade(
+        &self,
+        call: &Call,
+    ) -> Result<(Upgraded, Option<String>), ClientError> {
+        let body = Full::new(call.json.clone().unwrap_or_default());
+        let body = body.map_err(no_error).boxed_unsync();
+        let mut request = self.request(call, Some("application/json"), body)?;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(session::UPGRADE));
+        let limit = self.inner.timing.answer;
+        let give_up = async move {
+            tokio::time::sleep(limit).await;
+            format!("no answer within {} s", limit.as_secs())
+        };
+        let (response, driver) = self.respond(request, give_up).await?;
+        let level = self.level(response.headers())?;
+        if level.is_none() || response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let (head, body) = response.into_parts();
+            let answer = Answer { body, driver };
+            return Err(self.refusal(head.status, &head.headers, level.is_some(), answer).await);
+        }
+        let instance = response.headers().get(session::INSTANCE_HEADER);
+        let instance = instance.and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.failed(&e))?;
+        Ok((upgraded, instance))
     }
 
     /// One try of an upload. `body` is streamed, never held.
@@ -127,12 +160,29 @@ impl Client {
         request: Request<Body>,
         give_up: impl Future<Output = String>,
     ) -> Result<Answer, ClientError> {
-        let io = connect(&self.inner.endpoint).await.map_err(|e| self.lost(e, false))?;
+        let (response, driver) = self.respond(request, give_up).await?;
+        let (head, body) = response.into_parts();
+        let answer = Answer { body, driver };
+        let level = self.level(&head.headers)?;
+        if level.is_some() && head.status.is_success() {
+            return Ok(answer);
+        }
+        Err(self.refusal(head.status, &head.headers, level.is_some(), answer).await)
+    }
+
+    /// Sends on a new connection and returns the head of whatever answer comes.
+    async fn respond(
+        &self,
+        request: Request<Body>,
+        give_up: impl Future<Output = String>,
+    ) -> Result<(Response<Incoming>, Driver), ClientError> {
+        let io = connect(&self.inner.endpoint, &self.inner.tls).await;
+        let io = io.map_err(|e| self.unconnected(e))?;
         let handshake = http1::handshake(TokioIo::new(io)).await;
         let (mut sender, connection) = handshake.map_err(|e| self.lost(lost_words(&e), false))?;
         let driver = Driver(tokio::spawn(async move {
             // Its errors reach the caller through the request and the body.
-            let _ = connection.await;
+            let _ = connection.with_upgrades().await;
         }));
         let response = tokio::select! {
             response = sender.send_request(request) => {
@@ -141,13 +191,7 @@ impl Client {
             why = give_up => return Err(self.lost(why, true)),
         };
         self.contacted();
-        let (head, body) = response.into_parts();
-        let answer = Answer { body, driver };
-        let level = self.level(&head.headers)?;
-        if level.is_some() && head.status.is_success() {
-            return Ok(answer);
-        }
-        Err(self.refusal(head.status, &head.headers, level.is_some(), answer).await)
+        Ok((response, driver))
     }
 
     /// The server's API level; none if what answers does not say one.
@@ -177,9 +221,9 @@ impl Client {
         let read = self.read_document(answer).await;
         let body = read.as_ref().ok().and_then(|b| serde_json::from_slice::<ErrorBody>(b).ok());
         let router = headers.get("x-mini-error").and_then(|v| v.to_str().ok());
-        // The proxy's door answers for a controller that is away, and knows no level.
-        let from_door =
-            |b: &ErrorBody| router.is_none() || b.code == ErrorCode::ControllerUnavailable;
+        // The proxy's door answers by itself too, and knows no level.
+        let by_door = [ErrorCode::ControllerUnavailable, ErrorCode::HttpsRequired];
+        let from_door = |b: &ErrorBody| router.is_none() || by_door.contains(&b.code);
         match body {
             Some(body) if has_level || (!status.is_success() && from_door(&body)) => {
                 return ClientError::Api(Box::new(body), status.as_u16());
@@ -220,6 +264,18 @@ impl Client {
                 Ok(Some(Err(e))) => return Err(self.lost(lost_words(&e), true)),
                 Err(_) => return Err(self.lost("the answer stopped midway".to_owned(), true)),
             }
+        }
+    }
+
+    fn unconnected(&self, e: NoConnection) -> ClientError {
+        match e {
+            NoConnection::Because(why) => self.lost(why, false),
+            NoConnection::Untrusted(Untrusted { seen, why }) => ClientError::Untrusted {
+                address: self.inner.endpoint.to_string(),
+                seen,
+                pinned: self.inner.tls.pin,
+                why,
+            },
         }
     }
 

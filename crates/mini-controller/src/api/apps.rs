@@ -1,20 +1,23 @@
 //! Apps, and what is done to a whole app.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use mini_api::{
     App, Apps, Deployment, DeploymentKind, DeploymentStatus, ErrorCode, Instances, NewApp, Rollback,
 };
+use mini_core::fault;
 use mini_core::name::{AppName, ProcessType};
 use mini_core::plan::Desired;
 use mini_core::release::ProcessSpec;
 use mini_core::subnet::{Subnet, choose_pool, default_pools};
 use mini_core::words;
+use serde::Deserialize;
 
 use super::Api;
+use super::audit::About;
 use super::auth::Caller;
-use super::body::{Json as Body, OfApp};
+use super::body::{Json as Body, OfApp, Params};
 use super::error::{ApiError, ApiResult};
 use super::view::{self, AppFacts};
 use crate::clock;
@@ -48,11 +51,12 @@ async fn facts(core: &Core, row: AppRow) -> ApiResult<AppFacts> {
     Ok(AppFacts { row, live, domains, rolling_out, env_staged, wanted })
 }
 
-/// Every app.
+/// Every app that the caller may see.
 #[utoipa::path(get, path = "/v1/apps", responses((status = 200, body = Apps)))]
-pub(super) async fn list(State(api): State<Api>) -> ApiResult<Json<Apps>> {
+pub(super) async fn list(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Apps>> {
     let mut apps = Vec::new();
-    for row in api.core.store.read(store::all_apps).await? {
+    let rows = api.core.store.read(store::all_apps).await?;
+    for row in rows.into_iter().filter(|row| caller.may_see(&row.name)) {
         apps.push(view::app(&api.core, facts(&api.core, row).await?));
     }
     Ok(Json(Apps { apps }))
@@ -63,7 +67,7 @@ pub(super) async fn list(State(api): State<Api>) -> ApiResult<Json<Apps>> {
 pub(super) async fn create(
     State(api): State<Api>,
     Body(new): Body<NewApp>,
-) -> ApiResult<(StatusCode, Json<App>)> {
+) -> ApiResult<(StatusCode, Extension<About>, Json<App>)> {
     let core = &api.core;
     let wanted: Option<AppName> = new.name.map(|name| name.parse()).transpose().map_err(
         |error: mini_core::name::BadName| ApiError::new(ErrorCode::InvalidName, error.to_string()),
@@ -103,9 +107,12 @@ pub(super) async fn create(
             }
         }
     };
+    fault::point("apps.created");
     Drivers::start(core, &row.name);
     core.logs.say(&row.name, "api", "App created");
-    Ok((StatusCode::CREATED, Json(view::app(core, facts(core, row).await?))))
+    let about = About { app: Some(row.name.clone()), target: None };
+    let app = view::app(core, facts(core, row).await?);
+    Ok((StatusCode::CREATED, Extension(about), Json(app)))
 }
 
 /// The pool that this server's subnets come from, chosen once and remembered.
@@ -136,12 +143,30 @@ pub(super) async fn show(State(api): State<Api>, OfApp(row): OfApp) -> ApiResult
     Ok(Json(view::app(&api.core, facts(&api.core, row).await?)))
 }
 
-/// Destroys an app: it is gone when asking for it answers 404.
-#[utoipa::path(delete, path = "/v1/apps/{app}", params(("app" = String, Path)), responses((status = 202, body = App)))]
+#[derive(Deserialize)]
+pub(super) struct Destruction {
+    /// The volumes go with all their data.
+    #[serde(default)]
+    with_volumes: bool,
+}
+
+/// Destroys an app: it is gone when asking for it answers 404. Its volumes stay unless told.
+#[utoipa::path(delete, path = "/v1/apps/{app}", params(("app" = String, Path), ("with_volumes" = Option<bool>, Query)), responses((status = 202, body = App)))]
 pub(super) async fn destroy(
     State(api): State<Api>,
     OfApp(row): OfApp,
+    Params(how): Params<Destruction>,
 ) -> ApiResult<(StatusCode, Json<App>)> {
+    if how.with_volumes {
+        let id = row.id;
+        let doom_all = move |tx: &rusqlite::Transaction<'_>| {
+            for volume in store::volumes_of(tx, id)? {
+                store::doom_volume(tx, &volume.engine_name)?;
+            }
+            Ok(())
+        };
+        api.core.store.write_from_reserve(doom_all).await?;
+    }
     set_desired(&api, row, Desired::Destroy).await
 }
 
@@ -167,7 +192,7 @@ async fn set_desired(
     let unfinished: StoreResult<_> = api
         .core
         .store
-        .write(move |tx| {
+        .write_from_reserve(move |tx| {
             let app = store::app_by_id(tx, id)?;
             // Destroying is for good.
             if app.as_ref().is_none_or(|a| a.desired == Desired::Destroy) {
@@ -188,7 +213,9 @@ async fn set_desired(
             Ok(ended)
         })
         .await;
-    for id in unfinished? {
+    let unfinished = unfinished?;
+    fault::point("apps.desired");
+    for id in unfinished {
         api.core.preparing.cancel(&id);
     }
     api.core.events_stored();
@@ -211,6 +238,9 @@ pub(super) async fn restart(
     caller: Caller,
     headers: HeaderMap,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if let Some(before) = repeated(&api, &row, &headers).await? {
+        return Ok((StatusCode::ACCEPTED, Json(before)));
+    }
     if row.live_release.is_some() && row.desired == Desired::Stop {
         return Err(ApiError::new(ErrorCode::Conflict, format!("{} is stopped", row.name))
             .hint(format!("`mini start --app {}` starts it", row.name)));
@@ -226,6 +256,9 @@ pub(super) async fn start(
     caller: Caller,
     headers: HeaderMap,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if let Some(before) = repeated(&api, &row, &headers).await? {
+        return Ok((StatusCode::ACCEPTED, Json(before)));
+    }
     if row.desired == Desired::Run && row.live_deployment.is_some() {
         return Err(ApiError::new(ErrorCode::Conflict, format!("{} is not stopped", row.name))
             .hint(format!("`mini restart --app {}` gives it new instances", row.name)));
@@ -242,6 +275,9 @@ pub(super) async fn rollback(
     headers: HeaderMap,
     Body(wanted): Body<Rollback>,
 ) -> ApiResult<(StatusCode, Json<Deployment>)> {
+    if let Some(before) = repeated(&api, &row, &headers).await? {
+        return Ok((StatusCode::ACCEPTED, Json(before)));
+    }
     let Some(live) = row.live_release else { return Err(nothing_deployed(&row.name)) };
     let target = match &wanted.release {
         Some(name) => super::releases::number(name)?,
@@ -262,6 +298,7 @@ pub(super) async fn rollback(
         key: super::deployments::key_of(&headers)?.map(|key| (key, description.clone().into())),
         description,
         target: Some(target),
+        rebuild: wanted.rebuild,
         ..super::deployments::New::default()
     };
     let deployment = super::deployments::enqueue(&api, &row, &caller, new).await?;
@@ -286,6 +323,15 @@ async fn before(api: &Api, row: &AppRow, live: u32) -> ApiResult<u32> {
         ApiError::new(ErrorCode::Conflict, format!("{} has no release before v{live}", row.name))
             .hint("`mini releases` lists them")
     })
+}
+
+/// The deployment that the same request made whose answer was lost: what it asks for now may not
+/// be what it asked for then.
+async fn repeated(api: &Api, row: &AppRow, headers: &HeaderMap) -> ApiResult<Option<Deployment>> {
+    match super::deployments::key_of(headers)? {
+        Some(key) => super::deployments::made_before(api, row, &key).await,
+        None => Ok(None),
+    }
 }
 
 async fn again(
@@ -313,6 +359,9 @@ async fn again(
 pub(super) async fn instances(State(api): State<Api>, OfApp(row): OfApp) -> Json<Instances> {
     let seen = api.core.world.of_app(&row.name);
     let known = seen.is_some();
-    let instances = seen.iter().flatten().map(|i| view::instance(&api.core, &row, i)).collect();
-    Json(Instances { instances, known })
+    let running = seen.iter().flatten().filter(|i| i.state.is_running());
+    let ids = running.map(|i| i.id.clone()).collect();
+    let used = api.core.usage.of(api.core.runtime.as_ref(), ids).await;
+    let shown = |i| view::instance(&api.core, &row, i, used.get(&i.id));
+    Json(Instances { instances: seen.iter().flatten().map(shown).collect(), known })
 }

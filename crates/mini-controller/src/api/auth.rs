@@ -1,27 +1,35 @@
 //! Who may ask. Everything here is decided before a byte of a body is read.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use mini_api::ErrorCode;
+use axum::serve::IncomingStream;
+use mini_api::{ErrorCode, Scope};
 use mini_core::id::TokenId;
+use mini_core::name::AppName;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::error::ApiError;
+use super::access::{self, Operation};
+use super::audit::{self, Asked};
+use super::error::{ApiError, RequestId};
 use super::{Api, Entrance};
-use crate::clock;
+use crate::clock::{self, timestamp};
 use crate::store::{self, TokenRow};
-use crate::tokens;
+use crate::tokens::{self, Judged};
 
 /// Failed authentications a minute and address, requests a minute and token (CONTRACTS, "Limits").
 const FAILURES_A_MINUTE: u32 = 10;
 const REQUESTS_A_MINUTE: u32 = 600;
+/// Refusals of nobody that is known, in all, that the audit trail takes in a minute.
+const STRANGERS_A_MINUTE: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Counters kept at once; beyond, the oldest minute's go first.
 const MAX_COUNTERS: usize = 10_000;
@@ -38,6 +46,23 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn name(&self) -> Option<String> {
         self.token.as_ref().map(|t| t.name.clone())
+    }
+
+    /// Whether the app may be named to the caller.
+    pub(super) fn may_see(&self, app: &AppName) -> bool {
+        self.token.as_ref().is_none_or(|token| access::may_see(token, app))
+    }
+
+    /// Whether what belongs to no app, or to one that is gone, may be shown.
+    pub(super) fn may_see_all(&self) -> bool {
+        self.token
+            .as_ref()
+            .is_none_or(|token| token.scope != Scope::Unknown && token.apps.is_none())
+    }
+
+    /// Whether the values of config vars may be shown.
+    pub(super) fn may_see_values(&self) -> bool {
+        self.token.as_ref().is_none_or(|token| token.scope == Scope::Admin)
     }
 }
 
@@ -56,6 +81,9 @@ pub(crate) struct Guard {
     failures: Mutex<HashMap<String, Counter>>,
     requests: Mutex<HashMap<TokenId, Counter>>,
     uses: Mutex<HashMap<TokenId, Instant>>,
+    strangers: Mutex<HashMap<(), Counter>>,
+    /// A token that was made later than it is by our clock.
+    of_tomorrow: Mutex<Option<TokenRow>>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,6 +119,37 @@ impl Guard {
         }
     }
 
+    /// Whether one more refusal of nobody that is known is written down.
+    pub(super) fn may_note_a_stranger(&self) -> bool {
+        Self::count(&self.strangers, &(), STRANGERS_A_MINUTE).is_ok()
+    }
+
+    /// Keeps in mind that the clock is before a token's creation.
+    fn check_clock(&self, token: &TokenRow) {
+        if clock::now() < token.created_at {
+            let mut of_tomorrow = self.of_tomorrow.lock().unwrap_or_else(PoisonError::into_inner);
+            *of_tomorrow = Some(token.clone());
+        }
+    }
+
+    /// What is wrong with the clock, as the tokens tell it. Nobody is locked out for it: a token
+    /// that was made is good, and its expiry is judged by the clock as it stands.
+    pub(super) fn clock_problem(&self) -> Option<String> {
+        let mut of_tomorrow = self.of_tomorrow.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        // It has been set right.
+        of_tomorrow.take_if(|token| token.created_at <= now);
+        of_tomorrow.as_ref().map(|token| {
+            format!(
+                "the server's clock says {}, which is before the token {:?} was made ({}): set the \
+                 clock, since tokens and certificates expire by it",
+                timestamp(now),
+                token.name,
+                timestamp(token.created_at)
+            )
+        })
+    }
+
     fn use_is_due(&self, id: &TokenId) -> bool {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -102,18 +161,107 @@ impl Guard {
     }
 }
 
-/// Lets a request through, with its caller, or answers 401 or 429.
-pub(super) async fn check(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    match caller(&api, request.headers()).await {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+/// Lets a request through, with its caller, or refuses it: 401, 403, 404 or 429. What changes
+/// something, and what is refused, is written into the audit trail.
+pub(super) async fn check(
+    State(api): State<Api>,
+    path: MatchedPath,
+    params: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let operation = access::operation(request.method(), path.as_str());
+    let (app, target) = named(&params);
+    let mut asked = asked(&api, &request, operation, app.clone(), target);
+    let caller = match caller(&api, request.headers()).await {
+        Ok(caller) => caller,
+        Err(Refused { error, token }) => {
+            if let Some(token) = token {
+                by(&mut asked, &token);
+            }
+            if error.status().as_u16() == 401 {
+                audit::refused(&api, asked, &error);
+            }
+            return error.into_response();
         }
-        Err(error) => error.into_response(),
+    };
+    if let Some(token) = &caller.token {
+        by(&mut asked, token);
+        // A name that is none is the handler's to refuse: it reaches no app.
+        let app: Option<AppName> = app.and_then(|app| app.parse().ok());
+        if let Err(error) = access::decide(token, operation, app.as_ref()) {
+            audit::refused(&api, asked, &error);
+            return error.into_response();
+        }
+    }
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    request.extensions_mut().insert(caller);
+    if !changes {
+        return next.run(request).await;
+    }
+    // A task of its own: a client that goes away ends neither the change half done nor its trace.
+    let change = tokio::spawn(async move {
+        let answer = next.run(request).await;
+        audit::done(&api, asked, &answer).await;
+        answer
+    });
+    match change.await {
+        Ok(answer) => answer,
+        Err(error) => ApiError::internal(error).into_response(),
     }
 }
 
-async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, ApiError> {
+/// The app of the path, and what else it names.
+fn named(params: &RawPathParams) -> (Option<String>, Option<String>) {
+    let app = params.iter().find(|(key, _)| *key == "app").map(|(_, value)| value.to_owned());
+    let others: Vec<&str> =
+        params.iter().filter(|(key, _)| *key != "app").map(|(_, value)| value).collect();
+    (app, (!others.is_empty()).then(|| others.join(" ")))
+}
+
+fn asked(
+    api: &Api,
+    request: &Request,
+    operation: Operation,
+    app: Option<String>,
+    target: Option<String>,
+) -> Asked {
+    let extensions = request.extensions();
+    let actor = (api.entrance == Entrance::Admin).then(|| {
+        match extensions.get::<ConnectInfo<Peer>>().and_then(|peer| peer.0.uid) {
+            Some(uid) => format!("admin socket (uid {uid})"),
+            None => "admin socket".to_owned(),
+        }
+    });
+    Asked {
+        actor,
+        token_id: None,
+        action: operation.name,
+        app,
+        target,
+        request_id: extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone()),
+        source: audit::source(request.headers()).filter(|_| api.entrance == Entrance::Door),
+    }
+}
+
+fn by(asked: &mut Asked, token: &TokenRow) {
+    asked.actor = Some(token.name.clone());
+    asked.token_id = Some(token.id.clone());
+}
+
+/// A refusal, and whose token it was, if the secret was right.
+struct Refused {
+    error: ApiError,
+    token: Option<TokenRow>,
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self { error, token: None }
+    }
+}
+
+async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, Refused> {
     if api.entrance == Entrance::Admin {
         return Ok(Caller { token: None });
     }
@@ -127,7 +275,11 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, ApiError> {
                     .hint(format!("try again in {seconds} s"))
                     .retry_after(seconds)
             })?;
+            api.guard.check_clock(&token);
             note_use(api, &token);
+            if token.seen_over_http_at.is_none() && could_be_read(headers) {
+                note_seen_over_http(api, &token);
+            }
             Ok(Caller { token: Some(token) })
         }
         Err(refused) => {
@@ -140,42 +292,91 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, ApiError> {
                     "too many requests without a valid token came from this address",
                 )
                 .hint(format!("try again in {seconds} s, with a valid token"))
-                .retry_after(seconds)),
+                .retry_after(seconds)
+                .into()),
             }
         }
     }
 }
 
 /// The request's token; the inner error is a refusal, the outer one ours.
-async fn good_token(
-    api: &Api,
-    headers: &HeaderMap,
-) -> Result<Result<TokenRow, ApiError>, ApiError> {
+async fn good_token(api: &Api, headers: &HeaderMap) -> Result<Result<TokenRow, Refused>, ApiError> {
     let refused = |message: &str| {
         ApiError::new(ErrorCode::Unauthorized, message)
             .hint("`minid token create --name NAME` on the server makes a token; then `mini login`")
     };
     let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Ok(Err(refused("this needs a token: Authorization: Bearer mini_…")));
+        return Ok(Err(refused("this needs a token: Authorization: Bearer mini_…").into()));
     };
     let bearer = value.to_str().ok().and_then(|v| {
         let (scheme, secret) = v.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim().to_owned())
     });
     let Some(secret) = bearer else {
-        return Ok(Err(refused("the Authorization header is not `Bearer mini_…`")));
+        return Ok(Err(refused("the Authorization header is not `Bearer mini_…`").into()));
     };
     let Some(id) = tokens::id_of(&secret) else {
-        return Ok(Err(refused("that is no token: it was mistyped or cut")));
+        return Ok(Err(refused("that is no token: it was mistyped or cut").into()));
     };
-    let row = api.core.store.read(move |c| store::token(c, &id)).await?;
-    Ok(match row {
-        Some(row) if tokens::matches(&secret, &row, clock::now()) => Ok(row),
-        Some(row) if tokens::hash(&secret) == row.hash && row.revoked_at.is_none() => {
-            Err(refused("the token has expired"))
+    let unknown = || refused("the token is unknown here, or was revoked");
+    let Some(row) = api.core.store.read(move |c| store::token(c, &id)).await? else {
+        return Ok(Err(unknown().into()));
+    };
+    let now = clock::now();
+    let error = match tokens::judge(&secret, &row, now) {
+        Judged::Good => return Ok(Ok(row)),
+        Judged::Unknown => return Ok(Err(unknown().into())),
+        Judged::Revoked => unknown(),
+        Judged::Expired(at) => ApiError::new(
+            ErrorCode::TokenExpired,
+            format!(
+                "the token {:?} expired {} (the server's clock says {})",
+                row.name,
+                timestamp(at),
+                timestamp(now)
+            ),
+        )
+        .hint(format!(
+            "`mini tokens rotate {0}` with an admin's token gives it a new secret; on the server, \
+             `minid token create --name {0}` makes a token",
+            row.name
+        )),
+        Judged::Rotated(at) => ApiError::new(
+            ErrorCode::TokenExpired,
+            format!(
+                "the token {:?} has another secret by now; this one ended {}",
+                row.name,
+                timestamp(at)
+            ),
+        )
+        .hint("use the secret that `mini tokens rotate` printed"),
+    };
+    Ok(Err(Refused { error, token: Some(row) }))
+}
+
+/// Whether the request came over plain http from another machine, by what the proxy says of it,
+/// which is the only one that speaks here and lets no client speak for it.
+fn could_be_read(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let far = |from: &str| {
+        let mut hops = from.split(',').map(|hop| hop.trim().parse::<IpAddr>());
+        hops.any(|hop| hop.is_ok_and(|ip| !ip.to_canonical().is_loopback()))
+    };
+    text("x-forwarded-proto") == Some("http") && text("x-forwarded-for").is_some_and(far)
+}
+
+fn note_seen_over_http(api: &Api, token: &TokenRow) {
+    tracing::warn!(
+        token.name,
+        "a token came over plain http from another machine, where it could be read on the way"
+    );
+    let (store, id) = (api.core.store.clone(), token.id.clone());
+    tokio::spawn(async move {
+        let now = clock::now();
+        if let Err(error) = store.write(move |tx| store::token_seen_over_http(tx, &id, now)).await {
+            tracing::warn!(%error, "that a token was seen over http is not written down");
         }
-        _ => Err(refused("the token is unknown here, or was revoked")),
-    })
+    });
 }
 
 fn note_use(api: &Api, token: &TokenRow) {
@@ -189,6 +390,18 @@ fn note_use(api: &Api, token: &TokenRow) {
             tracing::debug!(%error, "a token's last use is not written down");
         }
     });
+}
+
+/// Who is at the other end of the admin socket, as the kernel names them.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, AdminListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
 }
 
 /// Accepts root and the data folder's owner only, as the kernel names them.
@@ -230,6 +443,23 @@ impl axum::serve::Listener for AdminListener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_plain_http_from_elsewhere_can_be_read() {
+        let came = |proto: &'static str, from: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-proto", proto.parse().unwrap());
+            headers.insert("x-forwarded-for", from.parse().unwrap());
+            could_be_read(&headers)
+        };
+        assert!(came("http", "203.0.113.7") && came("http", "203.0.113.7, 127.0.0.1"));
+        assert!(came("http", "2001:db8::1"));
+        for near in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(!came("http", near), "{near}");
+        }
+        assert!(!came("https", "203.0.113.7"));
+        assert!(!could_be_read(&HeaderMap::new()), "not through the proxy");
+    }
 
     #[test]
     fn the_eleventh_failure_in_a_minute_waits() {

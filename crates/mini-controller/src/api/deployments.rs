@@ -1,20 +1,23 @@
 //! Deployments: asked for, followed, cancelled.
 
-use axum::Json;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use axum::{Extension, Json};
 use mini_api::{
     Deployment, DeploymentEvent, DeploymentKind, DeploymentStatus, Deployments, ErrorCode,
     EventBody, IDEMPOTENCY_HEADER, NewDeployment, SOURCE_TYPES,
 };
+use mini_core::fault;
 use mini_core::id::DeploymentId;
 use mini_core::plan::Desired;
+use mini_core::release::Strategy;
 use mini_core::source::SourceDigest;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::Api;
+use super::audit::About;
 use super::auth::Caller;
 use super::body::{Json as Body, OfApp, Params};
 use super::error::{ApiError, ApiResult};
@@ -36,6 +39,7 @@ pub(super) struct New {
     pub(super) source: Option<SourceDigest>,
     pub(super) image: Option<String>,
     pub(super) rebuild: bool,
+    pub(super) strategy: Option<Strategy>,
     pub(super) target: Option<u32>,
     /// The idempotency key, and what it was first used for.
     pub(super) key: Option<(String, Vec<u8>)>,
@@ -81,6 +85,7 @@ pub(super) async fn enqueue_with(
         source: new.source,
         image_name: new.image,
         rebuild: new.rebuild,
+        strategy: new.strategy,
         target: new.target,
         release: None,
         cause: None,
@@ -103,7 +108,9 @@ pub(super) async fn enqueue_with(
         store::enqueue(tx, &row)?;
         Ok(Queued::New(row))
     });
-    let row = match queued.await? {
+    let queued = queued.await?;
+    fault::point("queue.stored");
+    let row = match queued {
         Queued::New(row) => row,
         Queued::Before(row, hash) if row.request_hash == hash => row,
         Queued::Before(..) => {
@@ -161,6 +168,7 @@ pub(super) async fn create(
         source: new.source,
         image: new.image,
         rebuild: new.rebuild,
+        strategy: new.strategy,
         target: None,
         key: key.map(|key| (key, hash)),
     };
@@ -221,7 +229,8 @@ pub(super) async fn list(
     Ok(Json(Deployments { deployments }))
 }
 
-async fn find(api: &Api, id: &str) -> ApiResult<(AppRow, DeploymentRow)> {
+/// Of an app that the caller may not see, there is none.
+async fn find(api: &Api, caller: &Caller, id: &str) -> ApiResult<(AppRow, DeploymentRow)> {
     let missing = || {
         ApiError::new(ErrorCode::NotFound, format!("there is no deployment {id}"))
             .hint("`mini deploys` lists them")
@@ -231,16 +240,18 @@ async fn find(api: &Api, id: &str) -> ApiResult<(AppRow, DeploymentRow)> {
         let Some(d) = store::deployment(c, &wanted)? else { return Ok(None) };
         Ok(store::app_by_id(c, d.app)?.map(|app| (app, d)))
     });
-    found.await?.ok_or_else(missing)
+    let found = found.await?.filter(|(app, _)| caller.may_see(&app.name));
+    found.ok_or_else(missing)
 }
 
 /// One deployment.
 #[utoipa::path(get, path = "/v1/deployments/{id}", params(("id" = String, Path)), responses((status = 200, body = Deployment)))]
 pub(super) async fn show(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Deployment>> {
-    let (app, d) = find(&api, &id).await?;
+    let (app, d) = find(&api, &caller, &id).await?;
     Ok(Json(view::deployment(&api.core, &app.name, d)))
 }
 
@@ -248,14 +259,16 @@ pub(super) async fn show(
 #[utoipa::path(post, path = "/v1/deployments/{id}/cancel", params(("id" = String, Path)), responses((status = 200, body = Deployment)))]
 pub(super) async fn cancel(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
-) -> ApiResult<Json<Deployment>> {
-    let (app, d) = find(&api, &id).await?;
+) -> ApiResult<(Extension<About>, Json<Deployment>)> {
+    let (app, d) = find(&api, &caller, &id).await?;
+    let cancelled_before = d.status == DeploymentStatus::Cancelled;
     let (deployment, now) = (d.id.clone(), clock::now());
     let cancelled = api
         .core
         .store
-        .write(move |tx| {
+        .write_from_reserve(move |tx| {
             let app = store::app_by_id(tx, d.app)?;
             if app.is_some_and(|a| a.live_deployment.as_ref() == Some(&deployment)) {
                 return Ok(false);
@@ -263,20 +276,25 @@ pub(super) async fn cancel(
             store::finish(tx, &deployment, DeploymentStatus::Cancelled, None, now)
         })
         .await?;
-    if !cancelled {
+    // The answer to a first try may have been lost.
+    if !cancelled && !cancelled_before {
         return Err(ApiError::new(
             ErrorCode::Conflict,
             format!("deployment {id} is finished already"),
         )
         .hint("`mini deploys` says how each ended"));
     }
+    fault::point("cancel.stored");
     api.core.preparing.cancel(&d.id);
     api.core.events_stored();
     api.core.queue.notify_one();
     api.core.drivers.wake(&app.name);
-    api.core.logs.say(&app.name, "deploy", format!("{id} was cancelled"));
-    let (app, d) = find(&api, &id).await?;
-    Ok(Json(view::deployment(&api.core, &app.name, d)))
+    if cancelled {
+        api.core.logs.say(&app.name, "deploy", format!("{id} was cancelled"));
+    }
+    let (app, d) = find(&api, &caller, &id).await?;
+    let about = About { app: Some(app.name.clone()), target: None };
+    Ok((Extension(about), Json(view::deployment(&api.core, &app.name, d))))
 }
 
 #[derive(Deserialize)]
@@ -295,10 +313,11 @@ pub(super) struct Follow {
 )]
 pub(super) async fn events(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
     Params(params): Params<Follow>,
 ) -> ApiResult<Response> {
-    let (_, d) = find(&api, &id).await?;
+    let (_, d) = find(&api, &caller, &id).await?;
     Ok(stream::lines(move |lines| tell(api, d.id, params, lines)))
 }
 

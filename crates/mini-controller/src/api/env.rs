@@ -3,22 +3,26 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use mini_api::{DeploymentKind, Env, EnvChange, EnvChanged, ErrorCode, MAX_ENV_BYTES};
+use mini_api::{Env, EnvChange, EnvChanged, ErrorCode, MAX_ENV_BYTES};
 use mini_core::name::EnvName;
-use mini_core::plan::Desired;
 use rusqlite::Connection;
 
 use super::Api;
 use super::auth::Caller;
 use super::body::{Json as Body, OfApp};
-use super::deployments::{New, enqueue_with, key_of, made_before};
+use super::deployments::{key_of, made_before};
 use super::error::{ApiError, ApiResult};
+use super::settings;
 use crate::env;
-use crate::store::{self, AppRow};
+use crate::store;
 
-/// The app's config vars, and which of them wait for the next deploy.
+/// The app's config vars (of a token that is no admin's, their names alone), and which of them wait for the next deploy.
 #[utoipa::path(get, path = "/v1/apps/{app}/env", params(("app" = String, Path)), responses((status = 200, body = Env)))]
-pub(super) async fn show(State(api): State<Api>, OfApp(app): OfApp) -> ApiResult<Json<Env>> {
+pub(super) async fn show(
+    State(api): State<Api>,
+    OfApp(app): OfApp,
+    caller: Caller,
+) -> ApiResult<Json<Env>> {
     let (id, live) = (app.id, app.live_release);
     let (sealed, release) = api
         .core
@@ -28,7 +32,7 @@ pub(super) async fn show(State(api): State<Api>, OfApp(app): OfApp) -> ApiResult
             Ok((store::env_of(c, id)?, release))
         })
         .await?;
-    let vars = env::open(&api.core.vault, id, sealed)?;
+    let mut vars = env::open(&api.core.vault, id, sealed)?;
     let mut staged = Vec::new();
     if let Some(release) = release {
         let then = env::of_release(&api.core.vault, id, &release)?;
@@ -38,7 +42,11 @@ pub(super) async fn show(State(api): State<Api>, OfApp(app): OfApp) -> ApiResult
         let differs = |name: &&&String| vars.get(**name) != then.get(**name);
         staged = names.iter().filter(differs).map(|name| (*name).clone()).collect();
     }
-    Ok(Json(Env { vars, staged }))
+    let values_hidden = !caller.may_see_values();
+    if values_hidden {
+        vars.values_mut().for_each(String::clear);
+    }
+    Ok(Json(Env { vars, values_hidden, staged }))
 }
 
 /// Sets and unsets config vars; unless staged, a running app gets a release with them.
@@ -99,23 +107,7 @@ pub(super) async fn change(
     let verb = if unset == changed.len() { "Unset" } else { "Set" };
     let description = format!("{verb} {}", changed.join(", "));
     let change_vars = move |tx: &Connection| store::change_env(tx, id, &changes);
-    let deployment = if !change.stage && runs(&app) {
-        let new = New {
-            kind: DeploymentKind::Config,
-            key: key.map(|key| (key, description.clone().into())),
-            description: description.clone(),
-            ..New::default()
-        };
-        // Together: a change whose rollout was lost would be taken for one that was staged.
-        Some(enqueue_with(&api, &app, &caller, new, change_vars).await?)
-    } else {
-        core.store.write(move |tx| change_vars(tx)).await?;
-        None
-    };
-    core.logs.say(&app.name, "api", format!("{description} (config vars)"));
+    let how = (description, !change.stage);
+    let deployment = settings::change(&api, &app, &caller, &headers, how, change_vars).await?;
     Ok(Json(EnvChanged { changed, deployment }))
-}
-
-fn runs(app: &AppRow) -> bool {
-    app.desired == Desired::Run && app.live_deployment.is_some()
 }

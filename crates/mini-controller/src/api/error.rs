@@ -48,7 +48,11 @@ impl ApiError {
             .hint("`mini apps` lists them; `mini deploy` makes one")
     }
 
-    fn internal(detail: impl std::fmt::Display) -> Self {
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(super) fn internal(detail: impl std::fmt::Display) -> Self {
         let mut error = Self::new(ErrorCode::Internal, "the server failed; its log says more");
         error.detail = Some(detail.to_string());
         error.hint("try again; if it stays, look for the request id in the server's log")
@@ -92,8 +96,7 @@ impl From<RuntimeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.status());
-        let mut response = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response();
+        let mut response = self.status().into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -109,6 +112,10 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+/// Names a request in the logs.
+#[derive(Clone)]
+pub(super) struct RequestId(pub(super) String);
 
 /// Rides on a response until the request id is known.
 #[derive(Clone)]
@@ -129,10 +136,11 @@ pub(super) async fn no_such_method(request: Request) -> ApiError {
 }
 
 /// Around every request: the request id, the level headers, and the body of an error.
-pub(super) async fn finish(request: Request, next: Next) -> Response {
+pub(super) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request.headers().get("x-request-id").and_then(|v| v.to_str().ok());
     let id = id.map_or_else(fresh_id, str::to_owned);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
     if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
         failure.body.request_id = Some(id.clone());

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use mini_api::{ErrorCode, Formation, MAX_INSTANCES};
+use mini_core::fault;
 use mini_core::name::ProcessType;
 
 use super::Api;
@@ -72,6 +73,7 @@ pub(super) async fn scale(
     }
     let (id, told) = (app.id, changes.clone());
     api.core.store.write(move |tx| store::set_formation(tx, id, &changes)).await?;
+    fault::point("scale.stored");
     for (process, count) in told {
         api.core.logs.say(&app.name, "api", format!("Scaled {process} to {count}"));
     }

@@ -5,7 +5,10 @@ use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
-use super::{apps, deployments, env, formation, logs, releases, server, sources, tokens};
+use super::{
+    apps, audit, certs, deployments, domains, env, formation, instances, limits, logs, maintenance,
+    metrics, pages, releases, server, sessions, sources, tokens, volumes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,9 +17,14 @@ use super::{apps, deployments, env, formation, logs, releases, server, sources, 
         server::health, server::show,
         apps::list, apps::create, apps::show, apps::destroy, apps::stop, apps::start,
         apps::restart, apps::rollback, apps::instances, releases::list, releases::show,
-        formation::show, formation::scale, env::show, env::change, logs::read, sources::show, sources::upload,
+        formation::show, formation::scale, env::show, env::change, sessions::exec, sessions::run, logs::read, metrics::show, sources::show, sources::upload,
         deployments::create, deployments::list, deployments::show, deployments::events,
-        deployments::cancel, tokens::list, tokens::create, tokens::revoke,
+        deployments::cancel, instances::restart, limits::show, limits::set, volumes::list,
+        volumes::list_all, volumes::add, volumes::remove, volumes::delete_left,
+        domains::list, domains::add, domains::remove, maintenance::show, maintenance::set,
+        pages::list, pages::set, pages::unset,
+        certs::list, certs::show, certs::add, certs::remove, certs::retry,
+        tokens::list, tokens::create, tokens::rotate, tokens::revoke, audit::list,
     ),
     components(schemas(mini_api::ErrorBody)),
     security(("token" = []))

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use mini_api::{ErrorCode, ReleaseInfo, Releases};
+use mini_core::release::{Limits, Strategy};
 use mini_core::source::SourceDigest;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -67,11 +68,21 @@ pub(super) async fn show(
     };
     let env = vars.iter().map(|(name, value)| (name.clone(), fingerprint(name, value))).collect();
     let spec = release.spec.clone();
+    let own_limits = spec.processes.iter().filter(|(_, own)| own.limits != Limits::default());
+    let limits =
+        own_limits.map(|(p, own)| (p.to_string(), super::limits::document(own.limits.clone())));
+    let volumes = spec.volumes.iter().map(|v| (v.volume.to_string(), v.path.clone()));
+    let strategy = if spec.recreates() { Strategy::Recreate } else { Strategy::Rolling };
     Ok(Json(ReleaseInfo {
         image_id: spec.image,
         source: release.source.as_ref().map(SourceDigest::to_string),
         port: spec.port,
         health_path: spec.health.path,
+        limits: limits.collect(),
+        volumes: volumes.collect(),
+        http: spec.rules.words(),
+        strategy,
+        release_command: spec.release_command,
         processes: spec.processes.into_iter().map(|(p, s)| (p.to_string(), s.command)).collect(),
         env,
         release: view::release(&row, release, status),

@@ -32,16 +32,28 @@ pub(super) async fn show(State(api): State<Api>, caller: Caller) -> ApiResult<Js
         engine,
         token: caller.name(),
         problems: problems(&api),
+        recovery: api.core.recoveries.last(),
     }))
 }
 
 fn problems(api: &Api) -> Vec<String> {
     let mut problems = Vec::new();
+    if let Some(why) = api.core.store.trouble() {
+        problems
+            .push(format!("the data folder cannot be written, so every change is refused: {why}"));
+    }
     if let Some(why) = api.core.world.trouble() {
         problems.push(format!("the engine is away: {why}"));
     }
     if !api.core.link.connected() {
         problems.push("the proxy is away: apps go on, changes of routes wait".to_owned());
     }
+    if let Some(why) = api.core.firewall.trouble() {
+        problems.push(format!(
+            "the firewall is not in place, so apps reach services of this machine: {why}"
+        ));
+    }
+    problems.extend(api.core.certs.problems());
+    problems.extend(api.guard.clock_problem());
     problems
 }

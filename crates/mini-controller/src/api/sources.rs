@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use mini_api::{ErrorCode, Source};
+use mini_core::fault;
 use mini_core::source::{MAX_BYTES, Refused, SourceDigest};
 use tokio::sync::mpsc;
 
@@ -82,7 +83,9 @@ pub(super) async fn take(api: &Api, request: Request) -> ApiResult<Source> {
         }
     };
     let row = SourceRow { digest: digest.clone(), files, bytes };
+    fault::point("source.taken");
     api.core.store.write(move |tx| store::insert_source(tx, &row, clock::now())).await?;
+    fault::point("source.stored");
     Ok(Source { digest, files, bytes })
 }
 

@@ -1,28 +1,43 @@
 //! API tokens.
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use mini_api::{CreatedToken, ErrorCode, NewToken, Token, Tokens};
+use axum::{Extension, Json};
+use mini_api::{CreatedToken, ErrorCode, NewToken, Rotate, Token, Tokens};
 use mini_core::id::TokenId;
 
 use super::Api;
+use super::audit::About;
 use super::auth::Caller;
 use super::body::Json as Body;
 use super::error::{ApiError, ApiResult};
 use crate::clock::{self, timestamp};
-use crate::store::{self, TokenRow};
-use crate::tokens;
+use crate::store::{self, Rotation, TokenRow};
+use crate::tokens::{self, NotMade};
+
+/// How long the secret from before a rotation may work on: 30 days.
+const MAX_OVERLAP_SECONDS: u64 = 30 * 86_400;
 
 fn view(row: TokenRow, caller: &Caller) -> Token {
     let current = caller.token.as_ref().is_some_and(|t| t.id == row.id);
+    shown(row, current)
+}
+
+/// A token as it is told; `current` is the caller's own.
+pub(crate) fn shown(row: TokenRow, current: bool) -> Token {
+    let now = clock::now();
+    let old = row.old.iter().map(|(_, until)| *until).filter(|until| now < *until).max();
     Token {
         id: row.id,
         name: row.name,
         scope: row.scope,
+        apps: row.apps,
         created_at: timestamp(row.created_at),
         expires_at: row.expires_at.map(timestamp),
         last_used_at: row.last_used_at.map(timestamp),
+        rotated_at: row.rotated_at.map(timestamp),
+        old_secret_until: old.map(timestamp),
+        seen_over_http_at: row.seen_over_http_at.map(timestamp),
         current,
     }
 }
@@ -40,37 +55,70 @@ pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
     Body(new): Body<NewToken>,
-) -> ApiResult<(StatusCode, Json<CreatedToken>)> {
-    let (row, secret) = make(&new)?;
+) -> ApiResult<(StatusCode, Extension<About>, Json<CreatedToken>)> {
+    let (row, secret) = tokens::make(&new, clock::now())?;
     let stored = row.clone();
-    api.core.store.write(move |tx| store::insert_token(tx, &stored)).await?;
-    Ok((StatusCode::CREATED, Json(CreatedToken { token: view(row, &caller), secret })))
+    let stored = api.core.store.write(move |tx| store::insert_token(tx, &stored)).await?;
+    stored.map_err(|app| ApiError::no_app(&app))?;
+    let about = About { app: None, target: Some(format!("{} {}", row.id, row.name)) };
+    let created = CreatedToken { token: view(row, &caller), secret };
+    Ok((StatusCode::CREATED, Extension(about), Json(created)))
 }
 
-fn make(new: &NewToken) -> ApiResult<(TokenRow, String)> {
-    let name = new.name.trim();
-    if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-        return Err(ApiError::new(
-            ErrorCode::InvalidName,
-            "a token's name has 1 to 100 characters on one line",
-        ));
+impl From<NotMade> for ApiError {
+    fn from(error: NotMade) -> Self {
+        let message = error.to_string();
+        match error {
+            NotMade::Name => Self::new(ErrorCode::InvalidName, message),
+            NotMade::Vault(error) => error.into(),
+            NotMade::NoApps => Self::invalid(message).hint("name them: --app NAME, or `apps`"),
+            NotMade::AdminWithApps => {
+                Self::invalid(message).hint("a deploy or read token is bound to apps")
+            }
+            NotMade::NoTime | NotMade::Scope => Self::invalid(message),
+        }
     }
-    if new.expires_in_seconds == Some(0) {
-        return Err(ApiError::invalid("a token that expires at once is no use"));
+}
+
+/// Gives a token another secret, shown this once; the old one works on for a while.
+#[utoipa::path(post, path = "/v1/tokens/{id}/rotate", params(("id" = String, Path)), request_body = Rotate, responses((status = 200, body = CreatedToken)))]
+pub(super) async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(how): Body<Rotate>,
+) -> ApiResult<Json<CreatedToken>> {
+    if how.expires_in_seconds == Some(0) {
+        return Err(NotMade::NoTime.into());
     }
-    let fresh = tokens::new_secret()?;
+    if how.overlap_seconds > MAX_OVERLAP_SECONDS {
+        return Err(ApiError::invalid("an old secret works on for 30 days at most"));
+    }
+    let wanted: TokenId = id.parse().map_err(|_| missing(&id))?;
+    let known = wanted.clone();
+    let found = api.core.store.read(move |c| store::token(c, &known)).await?;
+    let token = found.filter(|t| t.revoked_at.is_none()).ok_or_else(|| missing(&id))?;
+    let fresh = tokens::another_secret(wanted.clone())?;
     let now = clock::now();
-    let row = TokenRow {
-        id: fresh.id,
-        name: name.to_owned(),
+    // Without another word, as long as it was made for.
+    let begun = token.rotated_at.unwrap_or(token.created_at);
+    let life = token.expires_at.map(|at| at.0.saturating_sub(begun.0) / 1000);
+    let new = Rotation {
         hash: fresh.hash,
-        scope: "admin".to_owned(),
-        created_at: now,
-        expires_at: new.expires_in_seconds.map(|s| now.plus(s.saturating_mul(1000))),
-        last_used_at: None,
-        revoked_at: None,
+        now,
+        old_until: tokens::after(now, how.overlap_seconds),
+        expires_at: how.expires_in_seconds.or(life).map(|seconds| tokens::after(now, seconds)),
     };
-    Ok((row, fresh.secret))
+    let rotated = move |tx: &rusqlite::Transaction<'_>| {
+        Ok(store::rotate_token(tx, &wanted, &new)?.then_some(store::token(tx, &wanted)?).flatten())
+    };
+    let row = api.core.store.write(rotated).await?.ok_or_else(|| missing(&id))?;
+    Ok(Json(CreatedToken { token: view(row, &caller), secret: fresh.secret }))
+}
+
+fn missing(id: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no token {id}"))
+        .hint("`mini tokens list` shows their ids")
 }
 
 /// Revokes a token, at once.
@@ -79,12 +127,8 @@ pub(super) async fn revoke(
     State(api): State<Api>,
     Path(id): Path<String>,
 ) -> ApiResult<StatusCode> {
-    let missing = || {
-        ApiError::new(ErrorCode::NotFound, format!("there is no token {id}"))
-            .hint("`mini tokens list` shows their ids")
-    };
-    let wanted: TokenId = id.parse().map_err(|_| missing())?;
+    let wanted: TokenId = id.parse().map_err(|_| missing(&id))?;
     let now = clock::now();
     let revoked = api.core.store.write(move |tx| store::revoke_token(tx, &wanted, now)).await?;
-    if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
+    if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&id)) }
 }

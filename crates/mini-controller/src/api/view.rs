@@ -2,19 +2,21 @@
 
 use mini_api::{App, AppState, Deployment, Instance, InstanceState, Release, ReleaseStatus};
 use mini_core::control::Verdict;
-use mini_core::name::{AppName, HostName};
-use mini_core::plan::Desired;
+use mini_core::name::{AppName, HostPattern};
+use mini_core::plan::{Checked, Desired};
 use mini_core::ports;
+use mini_core::time::Millis;
 
 use crate::clock::timestamp;
 use crate::core::Core;
 use crate::store::{AppRow, DeploymentRow, ReleaseRow};
+use crate::usage::Used;
 
 /// What the store says of an app, for the wire.
 pub(super) struct AppFacts {
     pub(super) row: AppRow,
     pub(super) live: Option<ReleaseRow>,
-    pub(super) domains: Vec<HostName>,
+    pub(super) domains: Vec<HostPattern>,
     pub(super) rolling_out: bool,
     pub(super) env_staged: bool,
     /// Instances that are wanted, of all process types together.
@@ -33,6 +35,7 @@ pub(super) fn app(core: &Core, facts: AppFacts) -> App {
         created_at: timestamp(row.created_at),
         deployed_at: row.live_at.map(timestamp),
         env_staged,
+        maintenance: row.maintenance,
         name: row.name,
     }
 }
@@ -45,6 +48,10 @@ fn short_image(id: &str) -> String {
 fn app_state(core: &Core, facts: &AppFacts) -> AppState {
     let row = &facts.row;
     let instances = core.world.of_app(&row.name);
+    let no_one_offs = |all: Vec<ports::Instance>| -> Vec<ports::Instance> {
+        all.into_iter().filter(|i| i.one_off.is_none()).collect()
+    };
+    let instances = instances.map(no_one_offs);
     let none_left = instances.as_ref().is_some_and(Vec::is_empty);
     match row.desired {
         Desired::Destroy => return AppState::Destroying,
@@ -72,20 +79,42 @@ fn app_state(core: &Core, facts: &AppFacts) -> AppState {
     };
     if gating.iter().any(|i| i.state.is_running() && state_of(core, i) != InstanceState::Starting) {
         AppState::Running
-    } else if gating.iter().any(|i| matches!(i.state, ports::InstanceState::Exited { .. })) {
+    } else if gating.iter().any(|i| is_crashed(core, i)) {
         AppState::Crashed
     } else {
         AppState::Starting
     }
 }
 
+/// What the image's check makes of an instance that is well otherwise.
+fn checked(core: &Core, instance: &ports::Instance) -> InstanceState {
+    let is_web = instance.process.is_web();
+    match core.checks.of(&instance.id) {
+        Some(Some(Checked { verdict: Verdict::Unhealthy { .. }, passed: true, .. })) => {
+            InstanceState::Unhealthy
+        }
+        // Of a process without HTTP a check that never passed says nothing.
+        Some(Some(Checked { passed: false, .. })) if is_web => InstanceState::Starting,
+        // Not checked yet, by a controller that has just started: what serves passed before.
+        Some(None) if is_web && !core.link.serves(&instance.id, &instance.app) => {
+            InstanceState::Starting
+        }
+        _ => InstanceState::Up,
+    }
+}
+
 fn state_of(core: &Core, instance: &ports::Instance) -> InstanceState {
     match instance.state {
-        ports::InstanceState::Running { .. } if !instance.process.is_web() => InstanceState::Up,
-        ports::InstanceState::Running { .. } => match core.link.verdict(&instance.id) {
-            Some(Verdict::Healthy) => InstanceState::Up,
+        ports::InstanceState::Running { .. } if !instance.process.is_web() => {
+            checked(core, instance)
+        }
+        ports::InstanceState::Running { since } => match core.link.verdict(&instance.id) {
+            Some(Verdict::Healthy) => checked(core, instance),
             // One that requests are sent to was healthy before.
             Some(Verdict::Unhealthy { .. }) if core.link.serves(&instance.id, &instance.app) => {
+                InstanceState::Unhealthy
+            }
+            Some(Verdict::Unhealthy { .. }) if was_healthy(core, instance, since) => {
                 InstanceState::Unhealthy
             }
             // The proxy is away: running is all that is known.
@@ -93,21 +122,45 @@ fn state_of(core: &Core, instance: &ports::Instance) -> InstanceState {
             _ => InstanceState::Starting,
         },
         ports::InstanceState::Created => InstanceState::Starting,
+        // It has ended, and goes.
+        ports::InstanceState::Exited { .. } if instance.one_off.is_some() => {
+            InstanceState::Stopping
+        }
         ports::InstanceState::Paused { .. } => InstanceState::Draining,
         ports::InstanceState::Exited { .. } => InstanceState::Crashed,
         ports::InstanceState::Dead => InstanceState::Stopping,
     }
 }
 
-pub(super) fn instance(core: &Core, row: &AppRow, i: &ports::Instance) -> Instance {
+/// Whether it has exited without being told to.
+fn is_crashed(core: &Core, instance: &ports::Instance) -> bool {
+    let handle = core.drivers.get(&instance.app);
+    matches!(instance.state, ports::InstanceState::Exited { .. })
+        && !handle.is_some_and(|h| h.notes().was_asked_to_stop(&instance.id))
+}
+
+fn was_healthy(core: &Core, instance: &ports::Instance, since: Millis) -> bool {
+    let handle = core.drivers.get(&instance.app);
+    handle.is_some_and(|h| h.notes().is_proven(&instance.id, since))
+}
+
+pub(super) fn instance(
+    core: &Core,
+    row: &AppRow,
+    i: &ports::Instance,
+    used: Option<&Used>,
+) -> Instance {
     let handle = core.drivers.get(&row.name);
+    let own_state = state_of(core, i);
     let notes = handle.as_ref().map(|h| h.notes());
     let stopping = notes.as_ref().is_some_and(|n| n.is_stopping(&i.id));
+    let stopped = notes.as_ref().is_some_and(|n| n.was_asked_to_stop(&i.id));
     let leaving = row.live_deployment.as_ref().is_some_and(|live| *live != i.rollout)
         || row.desired != Desired::Run;
     let served = core.link.drains(&i.id, &i.app);
-    let state = match state_of(core, i) {
+    let state = match own_state {
         _ if stopping => InstanceState::Stopping,
+        InstanceState::Crashed if stopped => InstanceState::Stopped,
         _ if leaving && served => InstanceState::Draining,
         state => state,
     };
@@ -130,6 +183,9 @@ pub(super) fn instance(core: &Core, row: &AppRow, i: &ports::Instance) -> Instan
         exit_code,
         out_of_memory: oom,
         restarts: notes.as_ref().map_or(0, |n| n.restarts(&i.id)),
+        memory_bytes: used.map(|u| u.memory_bytes),
+        cpu_percent: used.and_then(|u| u.cpu_percent),
+        one_off: i.one_off.is_some(),
     }
 }
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use mini_api::DeploymentStatus;
+use mini_api::{DeploymentKind, DeploymentStatus};
 use mini_core::cause::Cause;
-use mini_core::name::ProcessType;
+use mini_core::fault;
+use mini_core::id::DeploymentId;
+use mini_core::name::{AppName, ProcessType};
 use mini_core::ports::{BuildSpec, ImageInfo, Items, Progress, RuntimeResult};
 use mini_core::procfile;
 use mini_core::source::SourceDigest;
@@ -17,6 +19,7 @@ use super::manifest::Manifest;
 use super::output::OutputSink;
 use super::{Stopped, note, set_status};
 use crate::core::Core;
+use crate::env;
 use crate::store::{self, AppRow, DeploymentRow};
 
 /// What a deployment runs: an image, and the commands that a Procfile names.
@@ -63,7 +66,7 @@ async fn ready_made(
     found(core, id).await
 }
 
-async fn from_source(
+pub(super) async fn from_source(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
@@ -85,17 +88,28 @@ async fn from_source(
         Err(why) => {
             return Err(Stopped::Cause(
                 Cause::new("bad_manifest", format!("mini.toml: {why}")).hint(
-                    "it may hold [health] path, and [timing] boot_timeout_s, drain_s, grace_s",
+                    "it may hold [health] path, [deploy] strategy, [timing] boot_timeout_s, drain_s, \
+                     grace_s, release_s, and [http] https_redirect, hsts, basic_auth, allow, \
+                     body_limit, protocol, log_query, connect_timeout, first_byte_timeout, \
+                     idle_timeout, upgraded_idle_timeout",
                 ),
             ));
         }
     };
+    // A rollback that builds again has the config vars of its release.
+    if d.kind == DeploymentKind::Deploy {
+        let id = app.id;
+        let sealed = core.store.read(move |c| store::env_of(c, id)).await?;
+        manifest.http().check_passwords(&env::open(&core.vault, app.id, sealed)?)?;
+    }
     if !d.rebuild
         && let Some(image) = built_before(core, app, d, source).await?
     {
         return Ok(Built { image, commands, manifest });
     }
+    fault::point("build.looked");
     set_status(core, &d.id, DeploymentStatus::Building).await?;
+    fault::point("build.status");
     let (dockerfile, stream) = match kind {
         Kind::Dockerfile => ("Dockerfile".to_owned(), context::as_it_is(tar)),
         Kind::Static { pages } => {
@@ -142,6 +156,38 @@ async fn from_source(
     Ok(Built { image: found(core, built).await?, commands, manifest })
 }
 
+/// Builds a kept source as its deployment did, and makes no release: for an image that a restored
+/// platform lacks.
+pub(crate) async fn build_again(
+    core: &Arc<Core>,
+    app: &AppName,
+    deployment: &DeploymentId,
+    source: &SourceDigest,
+) -> Result<Items<RuntimeResult<Progress>>, Cause> {
+    let tar = core.sources.path(source);
+    let looked = look(source, tar.clone()).await.map_err(|stopped| match stopped {
+        Stopped::Cause(cause) => cause,
+        other => Cause::new("source_lost", other.to_string()),
+    })?;
+    let (dockerfile, context) = match looked.kind {
+        Kind::Dockerfile => ("Dockerfile", context::as_it_is(tar)),
+        Kind::Static { .. } => {
+            let server = core.config.static_binary.clone();
+            (context::DOCKERFILE, context::with_static_server(tar, server))
+        }
+        Kind::Language { .. } | Kind::Nothing => {
+            return Err(Cause::new("no_dockerfile", "its source holds nothing that can be built"));
+        }
+    };
+    Ok(core.builder.build(BuildSpec {
+        app: app.clone(),
+        deployment: deployment.clone(),
+        dockerfile: dockerfile.to_owned(),
+        context,
+        use_cache: true,
+    }))
+}
+
 async fn look(source: &SourceDigest, tar: PathBuf) -> Result<Looked, Stopped> {
     let looked = tokio::task::spawn_blocking(move || context::look(&tar)).await;
     let why = match looked {
@@ -168,6 +214,7 @@ async fn built_before(
     let Some(release) = before else { return Ok(None) };
     let image = core.runtime.image(release.spec.image.clone()).await?;
     if image.is_some() {
+        fault::point("build.again");
         let text = format!("The source is that of v{}: its image is used again", release.number);
         note(core, &app.name, &d.id, &text).await?;
     }
@@ -213,13 +260,19 @@ async fn follow(
             }
         };
         match item {
-            Some(Ok(Progress::Line(line))) => output.line(line).await?,
+            Some(Ok(Progress::Line(line))) => {
+                fault::point("build.output");
+                output.line(line).await?;
+            }
             // Bars need a terminal at the server's end; lines tell enough.
             Some(Ok(Progress::Bytes { .. })) => {}
-            Some(Ok(Progress::Image(id))) => break Ok(id),
+            Some(Ok(Progress::Image(id))) => {
+                fault::point("build.image");
+                break Ok(id);
+            }
             Some(Err(error)) => break Err(error.into()),
             None => {
-                break Err(Stopped::Cause(
+                break Err(Stopped::EngineAway(
                     Cause::new("engine_unavailable", "the engine broke off without a result")
                         .hint("deploy again; `minid doctor` on the server says whether it is well"),
                 ));

@@ -2,8 +2,10 @@
 //!
 //! The CLI's own keys (`app`, `server`) stand in the same file and say nothing here.
 
-use mini_core::release::{HealthSpec, Timing};
+use mini_core::release::{HealthSpec, Strategy, Timing};
 use serde::Deserialize;
+
+use super::http::Http;
 
 /// What the file says of how the app is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -12,6 +14,16 @@ pub(super) struct Manifest {
     health: Health,
     #[serde(default)]
     timing: Seconds,
+    #[serde(default)]
+    deploy: Deploy,
+    #[serde(default)]
+    http: Http,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deploy {
+    strategy: Option<Strategy>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -26,6 +38,7 @@ struct Seconds {
     boot_timeout_s: Option<u64>,
     drain_s: Option<u64>,
     grace_s: Option<u64>,
+    release_s: Option<u64>,
 }
 
 /// Longest drain (DESIGN, promise 1); the others have the same bound.
@@ -42,17 +55,30 @@ impl Manifest {
         {
             return Err(format!("[health] path is {path:?}; it is a path such as /up"));
         }
-        let Seconds { boot_timeout_s, drain_s, grace_s } = &manifest.timing;
-        let given =
-            [("boot_timeout_s", boot_timeout_s), ("drain_s", drain_s), ("grace_s", grace_s)];
+        let Seconds { boot_timeout_s, drain_s, grace_s, release_s } = &manifest.timing;
+        let given = [
+            ("boot_timeout_s", boot_timeout_s),
+            ("drain_s", drain_s),
+            ("grace_s", grace_s),
+            ("release_s", release_s),
+        ];
         match given.iter().find(|(_, s)| s.is_some_and(|s| s == 0 || s > LONGEST_S)) {
             Some((name, _)) => Err(format!("[timing] {name} is not from 1 to {LONGEST_S} seconds")),
-            None => Ok(manifest),
+            None => manifest.http.check(text).map(|()| manifest),
         }
     }
 
+    /// How the front door treats requests.
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
     pub(super) fn health(&self) -> HealthSpec {
-        HealthSpec { path: self.health.path.clone() }
+        HealthSpec { path: self.health.path.clone(), check: None }
+    }
+
+    pub(super) fn strategy(&self) -> Option<Strategy> {
+        self.deploy.strategy
     }
 
     /// The server's timing, with what the file says in its place.
@@ -62,6 +88,7 @@ impl Manifest {
             boot_timeout_ms: or(self.timing.boot_timeout_s, server.boot_timeout_ms),
             drain_ms: or(self.timing.drain_s, server.drain_ms),
             grace_ms: or(self.timing.grace_s, server.grace_ms),
+            release_ms: or(self.timing.release_s, server.release_ms),
         }
     }
 }
@@ -88,5 +115,6 @@ mod tests {
         assert!(error("[health]\npaht = \"/up\"").contains("paht"));
         assert!(error("[timing]\ndrain_s = 0").contains("drain_s"));
         assert!(error("[timing").contains("line 1"));
+        assert!(error("[deploy]\nstrategy = \"blue\"").contains("`rolling` or `recreate`"));
     }
 }

@@ -5,14 +5,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mini_api::{DeploymentKind, DeploymentStatus, EventBody};
 use mini_core::cause::Cause;
+use mini_core::fault;
 use mini_core::id::DeploymentId;
 use mini_core::name::AppName;
 use mini_core::plan::Desired;
-use mini_core::ports::RuntimeError;
+use mini_core::ports::{RuntimeError, RuntimeErrorKind};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +23,23 @@ use crate::core::Core;
 use crate::store::{self, AppId, AppRow, DeploymentRow, StoreError};
 use crate::vault::VaultError;
 
+pub(crate) use build::build_again;
+pub(crate) use output::OutputSink;
+
 mod build;
 mod context;
+mod http;
 mod manifest;
 mod output;
 mod release;
 
 /// Builds at once on this machine (CONTRACTS, "Limits").
 const BUILDS: usize = 2;
+
+/// How long a deployment waits for an engine that went away: one that restarts takes seconds, and
+/// what was built is built again.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(120);
+const ENGINE_RETRY: Duration = Duration::from_millis(500);
 
 /// The pause after something could not be read or written, such as on a full disk.
 const RETRY: Duration = Duration::from_secs(2);
@@ -55,10 +65,13 @@ impl Preparing {
 
 /// Why a deployment came to nothing before it was rolled out.
 #[derive(Debug, thiserror::Error)]
-enum Stopped {
+pub(crate) enum Stopped {
     /// The user's matter, or the engine's: told as the deployment's cause.
     #[error("{}", .0.message)]
     Cause(Cause),
+    /// The engine does not answer; told as the cause if that lasts.
+    #[error("{}", .0.message)]
+    EngineAway(Cause),
     /// Finished meanwhile: cancelled, or the app was destroyed.
     #[error("it was finished meanwhile")]
     Finished,
@@ -72,7 +85,10 @@ impl From<RuntimeError> for Stopped {
     fn from(error: RuntimeError) -> Self {
         let mut cause = Cause::new(error_code(&error), error.message);
         cause.hint = error.hint;
-        Self::Cause(cause)
+        match error.kind {
+            RuntimeErrorKind::Unreachable => Self::EngineAway(cause),
+            _ => Self::Cause(cause),
+        }
     }
 }
 
@@ -137,7 +153,11 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 fn builds(d: &DeploymentRow) -> bool {
-    d.kind == DeploymentKind::Deploy && d.source.is_some()
+    match d.kind {
+        DeploymentKind::Deploy => d.source.is_some(),
+        DeploymentKind::Rollback => d.rebuild,
+        _ => false,
+    }
 }
 
 /// Which of the unfinished deployments may begin: one per app, two builds in all, oldest first.
@@ -190,13 +210,13 @@ async fn prepare_app(core: &Arc<Core>, d: &DeploymentRow) -> Result<(), StoreErr
         Some(app) if app.desired != Desired::Destroy => app,
         _ => return Ok(()),
     };
-    let failed = match steps(core, &app, d).await {
+    let failed = match patient_steps(core, &app, d).await {
         Ok(()) => {
             core.drivers.wake(&app.name);
             return Ok(());
         }
         Err(Stopped::Finished) => return Ok(()),
-        Err(Stopped::Cause(cause)) => cause,
+        Err(Stopped::Cause(cause) | Stopped::EngineAway(cause)) => cause,
         Err(Stopped::Store(StoreError::Full(why))) => {
             tracing::error!(%why, "a deployment could not be written down");
             Cause::new("storage_full", "the server's data folder cannot be written")
@@ -211,14 +231,32 @@ async fn prepare_app(core: &Arc<Core>, d: &DeploymentRow) -> Result<(), StoreErr
     end_failed(core, &app.name, &d.id, failed).await
 }
 
+/// The steps, again from the first one if the engine went away meanwhile and is back.
+async fn patient_steps(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), Stopped> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match steps(core, app, d).await {
+            Err(Stopped::EngineAway(_)) if begun.elapsed() < ENGINE_PATIENCE => {}
+            ended => return ended,
+        }
+        if !std::mem::replace(&mut told, true) {
+            note(core, &app.name, &d.id, "The engine does not answer: waiting for it").await?;
+        }
+        tokio::time::sleep(ENGINE_RETRY).await;
+    }
+}
+
 async fn steps(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), Stopped> {
     core.logs.say(&app.name, "deploy", format!("{}: {}", d.id, d.description));
+    fault::point("queue.taken");
     match d.kind {
         DeploymentKind::Deploy => {
             let built = build::image(core, app, d).await?;
+            fault::point("build.done");
             release::from_image(core, app, d, built).await
         }
-        DeploymentKind::Config => release::with_new_env(core, app, d).await,
+        DeploymentKind::Config => release::with_new_settings(core, app, d).await,
         DeploymentKind::Restart | DeploymentKind::Start => release::again(core, app, d).await,
         DeploymentKind::Rollback => release::back(core, app, d).await,
     }

@@ -25,7 +25,7 @@ const MAX_LINE: usize = 10_000;
 /// How many of the last lines go with a failed build.
 const TAIL: usize = 20;
 
-pub(super) struct OutputSink<'a> {
+pub(crate) struct OutputSink<'a> {
     core: &'a Arc<Core>,
     app: &'a AppName,
     id: &'a DeploymentId,
@@ -33,14 +33,26 @@ pub(super) struct OutputSink<'a> {
     due: Option<Instant>,
     tail: VecDeque<String>,
     bytes: usize,
+    /// Whether the lines go into the app's log here, and not by themselves.
+    logged: bool,
 }
 
 impl<'a> OutputSink<'a> {
     pub(super) fn new(core: &'a Arc<Core>, app: &'a AppName, id: &'a DeploymentId) -> Self {
-        Self { core, app, id, waiting: Vec::new(), due: None, tail: VecDeque::new(), bytes: 0 }
+        let (waiting, tail) = (Vec::new(), VecDeque::new());
+        Self { core, app, id, waiting, due: None, tail, bytes: 0, logged: true }
     }
 
-    pub(super) async fn line(&mut self, mut line: String) -> Result<(), Stopped> {
+    /// For output that the app's log has already.
+    pub(crate) fn for_followers(
+        core: &'a Arc<Core>,
+        app: &'a AppName,
+        id: &'a DeploymentId,
+    ) -> Self {
+        Self { logged: false, ..Self::new(core, app, id) }
+    }
+
+    pub(crate) async fn line(&mut self, mut line: String) -> Result<(), Stopped> {
         if line.len() > MAX_LINE {
             let end = (0..=MAX_LINE).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
             line.truncate(end);
@@ -63,20 +75,20 @@ impl<'a> OutputSink<'a> {
     }
 
     /// Comes when the waiting lines should be flushed.
-    pub(super) async fn due(&self) {
+    pub(crate) async fn due(&self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due).await,
             None => std::future::pending().await,
         }
     }
 
-    pub(super) async fn flush(&mut self) -> Result<(), Stopped> {
+    pub(crate) async fn flush(&mut self) -> Result<(), Stopped> {
         self.due = None;
         let lines = std::mem::take(&mut self.waiting);
         if lines.is_empty() {
             return Ok(());
         }
-        for line in &lines {
+        for line in lines.iter().filter(|_| self.logged) {
             let record = Record::platform("build", line.clone());
             self.core.logs.append(self.app, record).await;
         }

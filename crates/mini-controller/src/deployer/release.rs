@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use mini_api::DeploymentStatus;
 use mini_core::cause::Cause;
+use mini_core::fault;
 use mini_core::name::ProcessType;
 use mini_core::plan::Desired;
-use mini_core::release::{DEFAULT_PORT, Limits, ProcessSpec, ReleaseSpec};
+use mini_core::release::{DEFAULT_PORT, Limits, Mount, ProcessSpec, ReleaseSpec, Strategy};
+use mini_core::rules::Rules;
+use mini_core::source::SourceDigest;
 
 use super::Stopped;
 use super::build::Built;
@@ -16,12 +19,35 @@ use crate::core::Core;
 use crate::env;
 use crate::store::{self, AppRow, DeploymentRow, ReleaseRow, StoreError};
 
+/// What the user set for an app: it goes into each release that is made.
+struct Settings {
+    vars: BTreeMap<String, String>,
+    limits: BTreeMap<ProcessType, Limits>,
+    mounts: Vec<Mount>,
+}
+
+impl Settings {
+    async fn now(core: &Arc<Core>, app: &AppRow) -> Result<Self, Stopped> {
+        let id = app.id;
+        let read = core.store.read(move |c| {
+            Ok((store::env_of(c, id)?, store::limits_of(c, id)?, store::mounts_of(c, id)?))
+        });
+        let (sealed, limits, mounts) = read.await?;
+        Ok(Self { vars: env::open(&core.vault, id, sealed)?, limits, mounts })
+    }
+
+    fn limits(&self, process: &ProcessType) -> Limits {
+        self.limits.get(process).cloned().unwrap_or_default()
+    }
+}
+
 pub(super) async fn from_image(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
-    Built { image, commands, manifest }: Built,
+    Built { image, mut commands, manifest }: Built,
 ) -> Result<(), Stopped> {
+    let release_command = commands.remove(&ProcessType::release());
     if commands.is_empty() && !image.has_command {
         return Err(Stopped::Cause(
             Cause::new(
@@ -31,83 +57,108 @@ pub(super) async fn from_image(
             .hint("add a CMD to the Dockerfile, or a Procfile"),
         ));
     }
-    let vars = current_env(core, app).await?;
-    let spec = ReleaseSpec {
+    let settings = Settings::now(core, app).await?;
+    let asked = d.strategy.or_else(|| manifest.strategy());
+    let mut health = manifest.health();
+    let mut timing = manifest.timing(&core.config.timing);
+    if health.path.is_none() {
+        // A path in its place is the app's own word, and stands above the image's.
+        health.check = image.check;
+        let says = health.check.as_ref().map_or(0, |check| check.start_period_ms);
+        timing.boot_timeout_ms = timing.boot_timeout_ms.max(says);
+    }
+    let mut spec = ReleaseSpec {
         image: image.id,
-        port: port(&vars, &image.ports)?,
-        processes: processes(core, app, d, commands).await?,
-        health: manifest.health(),
-        timing: manifest.timing(&core.config.timing),
+        port: port(&settings.vars, &image.ports)?,
+        processes: processes(commands, &settings),
+        health,
+        timing,
+        release_command,
+        strategy: asked.unwrap_or_default(),
+        volumes: settings.mounts,
+        rules: Rules::default(),
+        password_vars: BTreeMap::new(),
     };
-    roll_out(core, app, d, (spec, vars), Vec::new()).await
+    manifest.http().apply(&mut spec, &settings.vars)?;
+    for user in manifest.http().in_the_clear() {
+        let text = format!(
+            "mini.toml holds the password of {user} in the clear: \"$NAME\" in its place takes it \
+             from the config var NAME"
+        );
+        super::note(core, &app.name, &d.id, &text).await?;
+    }
+    if asked == Some(Strategy::Rolling)
+        && let Some(volume) = spec.volumes.iter().find(|v| !v.shared)
+    {
+        let name = &volume.volume;
+        return Err(Stopped::Cause(
+            Cause::new(
+                "strategy_conflict",
+                format!("two releases at once would both write the volume {name}"),
+            )
+            .hint(format!(
+                "leave the strategy out, or say that they may: mini volumes add {name}:{} --shared",
+                volume.path
+            )),
+        ));
+    }
+    roll_out(core, app, d, (spec, settings.vars), Changes::default()).await
 }
 
 /// The process types of a release: the Procfile's, else `web` with the image's own command. Of
 /// `web` there is one to begin with, of all others none.
-async fn processes(
-    core: &Arc<Core>,
-    app: &AppRow,
-    d: &DeploymentRow,
-    mut commands: BTreeMap<ProcessType, Vec<String>>,
-) -> Result<BTreeMap<ProcessType, ProcessSpec>, Stopped> {
-    let own = |command, count| ProcessSpec { command, count, limits: Limits::default() };
-    if let Ok(release) = "release".parse::<ProcessType>()
-        && commands.remove(&release).is_some()
-    {
-        let text = "This version does not run the Procfile's `release` command";
-        super::note(core, &app.name, &d.id, text).await?;
-    }
-    if commands.is_empty() {
-        return Ok(BTreeMap::from([(ProcessType::web(), own(None, 1))]));
-    }
-    let with_count = |(process, command): (ProcessType, Vec<String>)| {
-        let count = u32::from(process.is_web());
-        (process, own(Some(command), count))
+fn processes(
+    commands: BTreeMap<ProcessType, Vec<String>>,
+    settings: &Settings,
+) -> BTreeMap<ProcessType, ProcessSpec> {
+    let own = |process: ProcessType, command| {
+        let (count, limits) = (u32::from(process.is_web()), settings.limits(&process));
+        (process, ProcessSpec { command, count, limits })
     };
-    Ok(commands.into_iter().map(with_count).collect())
+    if commands.is_empty() {
+        return BTreeMap::from([own(ProcessType::web(), None)]);
+    }
+    commands.into_iter().map(|(process, command)| own(process, Some(command))).collect()
 }
 
-/// The same code with the config vars as they are now.
-pub(super) async fn with_new_env(
+/// The same code with the config vars, limits and volumes as they are now.
+pub(super) async fn with_new_settings(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
 ) -> Result<(), Stopped> {
     let live = live_release(core, app).await?;
-    let vars = current_env(core, app).await?;
+    let settings = Settings::now(core, app).await?;
     let mut spec = live.spec;
-    let image = core.runtime.image(spec.image.clone()).await?.ok_or_else(|| {
-        Stopped::Cause(
-            Cause::new(
-                "image_not_found",
-                format!("the image of v{} is gone from the engine", live.number),
-            )
-            .hint("deploy the app again"),
-        )
-    })?;
-    spec.port = port(&vars, &image.ports)?;
+    let found = core.runtime.image(spec.image.clone()).await?;
+    let image = found.ok_or_else(|| image_is_gone(core, live.number, live.source.as_ref()))?;
+    spec.port = port(&settings.vars, &image.ports)?;
+    for (process, own) in &mut spec.processes {
+        own.limits = settings.limits(process);
+    }
+    spec.volumes = settings.mounts;
+    super::http::renew_passwords(&mut spec, &settings.vars)?;
     let d = DeploymentRow { source: live.source, image_name: live.image_name, ..d.clone() };
-    roll_out(core, app, &d, (spec, vars), Vec::new()).await
+    roll_out(core, app, &d, (spec, settings.vars), Changes::default()).await
 }
 
-/// A new release with everything of an older one: image, config vars, processes, limits.
+/// A new release with everything of an older one: image, config vars, processes, limits, volumes.
 pub(super) async fn back(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> Result<(), Stopped> {
     let (app_id, target) = (app.id, d.target.unwrap_or_default());
     let found = core.store.read(move |c| store::release(c, app_id, target)).await?;
-    let old = found.ok_or_else(|| {
+    let mut old = found.ok_or_else(|| {
         Stopped::Cause(
             Cause::new("no_such_release", format!("there is no release v{target}"))
                 .hint("`mini releases` lists them"),
         )
     })?;
     if core.runtime.image(old.spec.image.clone()).await?.is_none() {
-        return Err(Stopped::Cause(
-            Cause::new(
-                "image_not_found",
-                format!("the image of v{target} is gone from the engine"),
-            )
-            .hint("deploy its source again: `mini deploy` builds it anew"),
-        ));
+        let gone = || image_is_gone(core, target, old.source.as_ref());
+        let source = old.source.as_ref().filter(|_| d.rebuild);
+        let source = source.filter(|s| core.sources.has(s)).ok_or_else(gone)?;
+        let text = format!("The image of v{target} is gone: building it again from its source");
+        super::note(core, &app.name, &d.id, &text).await?;
+        old.spec.image = super::build::from_source(core, app, d, source).await?.image.id;
     }
     let vars = env::of_release(&core.vault, app.id, &old)?;
     let mut changes = Vec::new();
@@ -121,7 +172,20 @@ pub(super) async fn back(core: &Arc<Core>, app: &AppRow, d: &DeploymentRow) -> R
         changes.push((name.clone(), Some(sealed)));
     }
     let d = DeploymentRow { source: old.source, image_name: old.image_name, ..d.clone() };
+    let changes = Changes { env: changes, settings: true };
     roll_out(core, app, &d, (old.spec, vars), changes).await
+}
+
+fn image_is_gone(core: &Core, release: u32, source: Option<&SourceDigest>) -> Stopped {
+    let message = format!("the image of v{release} is gone from the engine");
+    let hint = match source {
+        Some(source) if core.sources.has(source) => {
+            format!("its source is kept: `mini rollback v{release} --rebuild` builds it again")
+        }
+        Some(_) => "its source is not kept any more: deploy it from your folder again".to_owned(),
+        None => "deploy the image again: `mini deploy --image` pulls it".to_owned(),
+    };
+    Stopped::Cause(Cause::new("image_not_found", message).hint(hint))
 }
 
 /// The same release with new instances.
@@ -134,6 +198,7 @@ pub(super) async fn again(
     let (app_id, id, now) = (app.id, d.id.clone(), clock::now());
     let moved = core.store.write(move |tx| store::begin_again(tx, app_id, &id, live.number, now));
     let moved = moved.await?;
+    fault::point("release.again");
     core.events_stored();
     if moved { Ok(()) } else { Err(Stopped::Finished) }
 }
@@ -150,12 +215,6 @@ async fn live_release(core: &Arc<Core>, app: &AppRow) -> Result<ReleaseRow, Stop
             Cause::new("nothing_deployed", "the app has no release yet").hint("deploy it first"),
         )
     })
-}
-
-async fn current_env(core: &Arc<Core>, app: &AppRow) -> Result<BTreeMap<String, String>, Stopped> {
-    let app_id = app.id;
-    let sealed = core.store.read(move |c| store::env_of(c, app_id)).await?;
-    Ok(env::open(&core.vault, app.id, sealed)?)
 }
 
 /// `PORT` of the user, else the one port that the image exposes, else the default.
@@ -175,14 +234,24 @@ fn port(vars: &BTreeMap<String, String>, exposed: &[u16]) -> Result<u16, Stopped
     }
 }
 
+/// What a release changes of the app's settings: none, unless it brings older ones back.
+#[derive(Default)]
+struct Changes {
+    env: Vec<(String, Option<Vec<u8>>)>,
+    /// Limits and volumes become those of the release.
+    settings: bool,
+}
+
 async fn roll_out(
     core: &Arc<Core>,
     app: &AppRow,
     d: &DeploymentRow,
     (spec, vars): (ReleaseSpec, BTreeMap<String, String>),
-    env_changes: Vec<(String, Option<Vec<u8>>)>,
+    changes: Changes,
 ) -> Result<(), Stopped> {
     let (inner, app_id, d, now) = (core.clone(), app.id, d.clone(), clock::now());
+    let (name, id) = (app.name.clone(), d.id.clone());
+    fault::point("release.begun");
     let released = core.store.write(move |tx| {
         // Cancelled or destroyed while it was built: the whole transaction comes to nothing.
         if !store::set_status(tx, &d.id, DeploymentStatus::Starting, now)? {
@@ -199,16 +268,26 @@ async fn roll_out(
             source: d.source,
             deployment: d.id.clone(),
             created_by: d.created_by,
+            prepared: false,
         };
         store::insert_release(tx, app_id, &release)?;
         store::set_release(tx, &d.id, number)?;
         store::set_desired(tx, app_id, Desired::Run)?;
         // What is set is what the release has: the next deploy starts from there.
-        store::change_env(tx, app_id, &env_changes)?;
-        Ok::<_, StoreError>(Some(number))
+        store::change_env(tx, app_id, &changes.env)?;
+        let mut empty = Vec::new();
+        if changes.settings {
+            empty = store::take_settings(tx, (app_id, &name), &release.spec, now)?;
+        }
+        Ok::<_, StoreError>(Some((number, empty)))
     });
-    let number = released.await?.ok_or(Stopped::Finished)?;
+    let (number, empty) = released.await?.ok_or(Stopped::Finished)?;
+    fault::point("release.made");
     core.events_stored();
+    for volume in empty {
+        let text = format!("The data of the volume {volume} were removed since: it begins empty");
+        super::note(core, &app.name, &id, &text).await?;
+    }
     core.logs.say(&app.name, "deploy", format!("Release v{number} created"));
     Ok(())
 }

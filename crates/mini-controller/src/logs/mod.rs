@@ -24,7 +24,7 @@ mod tests;
 
 pub(crate) use pump::Pumps;
 pub(crate) use read::{Filter, Reader};
-pub(crate) use record::Record;
+pub(crate) use record::{Record, RouterLine};
 
 /// What one app's log may take (CONTRACTS, "Logs").
 pub(crate) const BUDGET_BYTES: u64 = 100 << 20;
@@ -34,6 +34,7 @@ const QUEUE: usize = 4096;
 
 enum Job {
     Append(AppName, Record),
+    Router(AppName, Vec<RouterLine>),
     /// Answers when everything before it is in the files.
     Flush(oneshot::Sender<()>),
     Remove(AppName, oneshot::Sender<()>),
@@ -85,6 +86,11 @@ impl Logs {
     pub(crate) async fn append(&self, app: &AppName, record: Record) {
         // The writer ends with the process only.
         let _ = self.queue.send(Job::Append(app.clone(), record)).await;
+    }
+
+    /// Adds lines of the router, waiting while the queue is full.
+    pub(crate) async fn append_router(&self, app: &AppName, lines: Vec<RouterLine>) {
+        let _ = self.queue.send(Job::Router(app.clone(), lines)).await;
     }
 
     /// A line of the platform's own, `mini[process]`; lost rather than waited for.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mini_core::id::InstanceId;
-use mini_core::ports::{Instance, InstanceState, Runtime};
+use mini_core::ports::{Instance, InstanceState, OneOff, Runtime};
 use mini_core::time::Millis;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -65,6 +65,10 @@ impl Pumps {
 
     /// Makes sure that the instance's output is being read; there is never more than one reader.
     pub(crate) fn ensure(&self, instance: &Instance) {
+        if instance.one_off == Some(OneOff::Attached) {
+            // What it says is for whoever is attached alone, and not kept by the engine.
+            return;
+        }
         let of = match instance.state {
             InstanceState::Running { since } => Of::Run(since),
             // Its last lines may not have been read: the stream broke, or the controller did.

@@ -20,6 +20,22 @@ pub(crate) struct Record {
     pub(crate) text: String,
 }
 
+/// What the proxy wrote of one request: printable ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouterLine {
+    pub(crate) at_nanos: i64,
+    pub(crate) text: String,
+}
+
+impl RouterLine {
+    /// Writes it as it stands in the file: tens of thousands a second may come.
+    pub(super) fn write(&self, file: &mut String) {
+        use std::fmt::Write as _;
+        let text = &self.text[..self.text.floor_char_boundary(MAX_TEXT)];
+        let _ = writeln!(file, "{}\tmini\trouter\t-\t{text}", self.at_nanos);
+    }
+}
+
 pub(super) fn short(instance: &InstanceId) -> &str {
     let id = instance.as_str();
     &id[..id.len().min(12)]

@@ -1,6 +1,6 @@
 //! The files: `START.log`, named by the offset of their first byte in the app's stream.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -47,11 +47,13 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     budget: u64,
     open: HashMap<AppName, Open>,
+    /// Those whose last write failed, so that it is said once.
+    failing: HashSet<AppName>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, budget: u64) -> Self {
-        Self { shared, budget, open: HashMap::new() }
+        Self { shared, budget, open: HashMap::new(), failing: HashSet::new() }
     }
 
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
@@ -62,6 +64,10 @@ impl Writer {
                 match job {
                     Job::Append(app, record) => {
                         lines.entry(app).or_default().push_str(&record.line())
+                    }
+                    Job::Router(app, router) => {
+                        let text = lines.entry(app).or_default();
+                        router.iter().for_each(|line| line.write(text));
                     }
                     Job::Flush(done) => {
                         self.write_all(&mut lines);
@@ -81,10 +87,15 @@ impl Writer {
 
     fn write_all(&mut self, lines: &mut HashMap<AppName, String>) {
         for (app, text) in lines.drain() {
-            if let Err(error) = self.write(&app, &text) {
+            match self.write(&app, &text) {
+                Ok(()) => drop(self.failing.remove(&app)),
                 // A full disk costs log lines, never more; the file is opened anew next time.
-                tracing::error!(%app, %error, "log lines could not be written");
-                self.open.remove(&app);
+                Err(error) => {
+                    self.open.remove(&app);
+                    if self.failing.insert(app.clone()) {
+                        tracing::error!(%app, %error, "log lines are lost: they cannot be written");
+                    }
+                }
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Apps, their config vars and domains.
+//! Apps and their config vars.
 
 use std::net::Ipv4Addr;
 
 use mini_core::id::DeploymentId;
-use mini_core::name::{AppName, HostName, ProcessType};
+use mini_core::name::{AppName, ProcessType};
 use mini_core::plan::Desired;
 use mini_core::subnet::{Subnet, next_address, next_subnet};
 use mini_core::time::Millis;
@@ -22,10 +22,12 @@ pub(crate) struct AppRow {
     pub(crate) live_release: Option<u32>,
     pub(crate) live_deployment: Option<DeploymentId>,
     pub(crate) live_at: Option<Millis>,
+    /// Requests are answered with the maintenance page.
+    pub(crate) maintenance: bool,
 }
 
 const COLUMNS: &str =
-    "id, name, created_at, desired, subnet, live_release, live_deployment, live_at";
+    "id, name, created_at, desired, subnet, live_release, live_deployment, live_at, maintenance";
 
 fn read(row: &Row<'_>) -> StoreResult<AppRow> {
     let desired: String = row.get("desired")?;
@@ -43,6 +45,7 @@ fn read(row: &Row<'_>) -> StoreResult<AppRow> {
         live_release: row.get("live_release")?,
         live_deployment: parsed_opt(row, "live_deployment")?,
         live_at: millis_opt(row, "live_at")?,
+        maintenance: row.get("maintenance")?,
     })
 }
 
@@ -107,7 +110,21 @@ pub(crate) fn set_desired(c: &Connection, id: AppId, desired: Desired) -> StoreR
 
 pub(crate) fn delete_app(c: &Connection, id: AppId) -> StoreResult<()> {
     c.execute("DELETE FROM apps WHERE id = ?1", [id])?;
+    c.execute("DELETE FROM meta WHERE key = ?1", [last_run_key(id)])?;
     Ok(())
+}
+
+/// The number of the app's next one-off, never given twice: `run.3`.
+pub(crate) fn next_run_number(c: &Connection, id: AppId) -> StoreResult<u32> {
+    let key = last_run_key(id);
+    let last = meta(c, &key)?.and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    let next = last.checked_add(1).unwrap_or(1);
+    set_meta(c, &key, &next.to_string())?;
+    Ok(next)
+}
+
+fn last_run_key(id: AppId) -> String {
+    format!("last_run_of_app_{id}")
 }
 
 /// The next address of the app's subnet, round robin; the new position is stored.
@@ -121,12 +138,6 @@ pub(crate) fn take_address(
     let Some((address, cursor)) = next_address(app.subnet, cursor, taken) else { return Ok(None) };
     c.execute("UPDATE apps SET address_cursor = ?2 WHERE id = ?1", params![app.id, cursor])?;
     Ok(Some(address))
-}
-
-pub(crate) fn domains_of(c: &Connection, id: AppId) -> StoreResult<Vec<HostName>> {
-    all(c, "SELECT host FROM domains WHERE app_id = ?1 ORDER BY host", [id], |row| {
-        parsed(row, "host")
-    })
 }
 
 /// The sealed config vars, sorted by name.

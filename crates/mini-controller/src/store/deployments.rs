@@ -5,6 +5,7 @@ use mini_api::{DeploymentKind, DeploymentStatus, EventBody};
 use mini_core::cause::Cause;
 use mini_core::id::DeploymentId;
 use mini_core::plan::Desired;
+use mini_core::release::Strategy;
 use mini_core::source::SourceDigest;
 use mini_core::time::Millis;
 use rusqlite::{Connection, Row, params};
@@ -25,6 +26,8 @@ pub(crate) struct DeploymentRow {
     pub(crate) source: Option<SourceDigest>,
     pub(crate) image_name: Option<String>,
     pub(crate) rebuild: bool,
+    /// How it takes the place of what is live, where the user said so.
+    pub(crate) strategy: Option<Strategy>,
     /// The release that a rollback goes back to.
     pub(crate) target: Option<u32>,
     pub(crate) release: Option<u32>,
@@ -37,10 +40,11 @@ pub(crate) struct DeploymentRow {
 }
 
 const COLUMNS: &str = "id, app_id, kind, status, description, source, image_name, rebuild, \
-    target, release, cause, created_by, created_at, finished_at, idempotency_key, request_hash";
+    strategy, target, release, cause, created_by, created_at, finished_at, idempotency_key, request_hash";
 
 fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
     let cause: Option<String> = row.get("cause")?;
+    let strategy: Option<String> = row.get("strategy")?;
     Ok(DeploymentRow {
         id: parsed(row, "id")?,
         app: row.get("app_id")?,
@@ -50,6 +54,7 @@ fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
         source: parsed_opt(row, "source")?,
         image_name: row.get("image_name")?,
         rebuild: row.get("rebuild")?,
+        strategy: strategy.map(|s| named(s, "deployments.strategy")).transpose()?,
         target: row.get("target")?,
         release: row.get("release")?,
         cause: cause.map(|text| document(&text, "deployments.cause")).transpose()?,
@@ -131,9 +136,9 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
     }
     c.execute(
         "INSERT INTO deployments (id, app_id, kind, status, description, source, image_name,
-                                  rebuild, target, created_by, created_at, idempotency_key,
-                                  request_hash)
-         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                  rebuild, strategy, target, created_by, created_at,
+                                  idempotency_key, request_hash)
+         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             d.id.as_str(),
             d.app,
@@ -142,6 +147,7 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
             d.source.as_ref().map(SourceDigest::as_str),
             d.image_name,
             d.rebuild,
+            d.strategy.map(name_of).transpose()?,
             d.target,
             d.created_by,
             to_sql(d.created_at),

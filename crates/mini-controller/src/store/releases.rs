@@ -22,10 +22,12 @@ pub(crate) struct ReleaseRow {
     pub(crate) source: Option<SourceDigest>,
     pub(crate) deployment: DeploymentId,
     pub(crate) created_by: Option<String>,
+    /// Whether its release command has run.
+    pub(crate) prepared: bool,
 }
 
 const COLUMNS: &str = "number, created_at, description, spec, env, image_name, source, \
-                       deployment_id, created_by";
+                       deployment_id, created_by, prepared";
 
 fn read(row: &Row<'_>) -> StoreResult<ReleaseRow> {
     Ok(ReleaseRow {
@@ -38,7 +40,15 @@ fn read(row: &Row<'_>) -> StoreResult<ReleaseRow> {
         source: parsed_opt(row, "source")?,
         deployment: parsed(row, "deployment_id")?,
         created_by: row.get("created_by")?,
+        prepared: row.get("prepared")?,
     })
+}
+
+/// The release command went well, and does not run again.
+pub(crate) fn set_prepared(c: &Connection, app: AppId, number: u32) -> StoreResult<()> {
+    let sql = "UPDATE releases SET prepared = 1 WHERE app_id = ?1 AND number = ?2";
+    c.execute(sql, params![app, number])?;
+    Ok(())
 }
 
 pub(crate) fn release(c: &Connection, app: AppId, number: u32) -> StoreResult<Option<ReleaseRow>> {
@@ -76,8 +86,8 @@ pub(crate) fn next_release_number(c: &Connection, app: AppId) -> StoreResult<u32
 pub(crate) fn insert_release(c: &Connection, app: AppId, r: &ReleaseRow) -> StoreResult<()> {
     c.execute(
         "INSERT INTO releases (app_id, number, created_at, description, spec, env, image_name,
-                               source, deployment_id, created_by)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                               source, deployment_id, created_by, prepared)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             app,
             r.number,
@@ -89,6 +99,7 @@ pub(crate) fn insert_release(c: &Connection, app: AppId, r: &ReleaseRow) -> Stor
             r.source.as_ref().map(SourceDigest::as_str),
             r.deployment.as_str(),
             r.created_by,
+            r.prepared,
         ],
     )?;
     Ok(())

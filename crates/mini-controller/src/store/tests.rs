@@ -40,6 +40,7 @@ fn deployment_row(app: AppId, id: &str, at: u64) -> DeploymentRow {
         source: None,
         image_name: Some("hello:1".into()),
         rebuild: false,
+        strategy: None,
         target: Some(3),
         release: None,
         cause: None,
@@ -61,6 +62,11 @@ fn release_row(number: u32, deployment: &str) -> ReleaseRow {
             port: 8080,
             processes: BTreeMap::new(),
             health: HealthSpec::default(),
+            release_command: None,
+            strategy: mini_core::release::Strategy::Rolling,
+            volumes: Vec::new(),
+            rules: mini_core::rules::Rules::default(),
+            password_vars: BTreeMap::new(),
             timing: Timing::default(),
         },
         env: vec![9],
@@ -68,6 +74,7 @@ fn release_row(number: u32, deployment: &str) -> ReleaseRow {
         source: Some("ab".repeat(32).parse().unwrap()),
         deployment: deployment.parse().unwrap(),
         created_by: None,
+        prepared: false,
     }
 }
 
@@ -273,25 +280,44 @@ fn a_newer_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_database_of_the_first_version_is_migrated_and_a_copy_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mini.db");
-    let connection = Connection::open(&path).unwrap();
-    connection.execute_batch(include_str!("migrations/0001.sql")).unwrap();
-    connection
-        .execute_batch(
-            "INSERT INTO apps (name, created_at, desired, subnet) VALUES ('old', 1, 'run', '10.0.0.0/26');
-             INSERT INTO deployments (id, app_id, kind, status, description, created_at)
-                 VALUES ('d1', 1, 'deploy', 'queued', 'Deploy', 1);
-             PRAGMA user_version = 1;",
-        )
-        .unwrap();
-    drop(connection);
-    let store = Store::open(&path).unwrap();
-    let (apps, waiting) =
-        store.read(|c| Ok((all_apps(c)?, unfinished_deployments(c)?))).await.unwrap();
-    assert_eq!((apps[0].name.as_str(), waiting[0].target), ("old", None));
-    assert!(folder.path().join("mini.before-2.db").exists());
+async fn a_database_of_any_version_is_migrated_and_a_copy_kept() {
+    let schemas = [
+        include_str!("migrations/0001.sql"),
+        include_str!("migrations/0002.sql"),
+        include_str!("migrations/0003.sql"),
+        include_str!("migrations/0004.sql"),
+        include_str!("migrations/0005.sql"),
+        include_str!("migrations/0006.sql"),
+    ];
+    for version in 1..=schemas.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mini.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(&schemas[..version].concat()).unwrap();
+        connection
+            .execute_batch(&format!(
+                "INSERT INTO apps (name, created_at, desired, subnet)
+                     VALUES ('old', 1, 'run', '10.0.0.0/26');
+                 INSERT INTO deployments (id, app_id, kind, status, description, created_at)
+                     VALUES ('d1', 1, 'deploy', 'queued', 'Deploy', 1);
+                 PRAGMA user_version = {version};"
+            ))
+            .unwrap();
+        drop(connection);
+        // An upgrade that was taken back has left its copy.
+        let copy = folder.path().join(format!("mini.before-{}.db", schema::KNOWN));
+        std::fs::write(&copy, "an older one").unwrap();
+        let store = Store::open(&path).unwrap();
+        let (apps, waiting) =
+            store.read(|c| Ok((all_apps(c)?, unfinished_deployments(c)?))).await.unwrap();
+        let first = &waiting[0];
+        assert_eq!((apps[0].name.as_str(), first.target, first.strategy), ("old", None, None));
+        let since = std::time::SystemTime::UNIX_EPOCH;
+        let schema = version as i64;
+        let found = crate::copy_before(folder.path(), schema, since);
+        assert_eq!(found.ok(), Some(copy), "from version {version}");
+        assert!(crate::copy_before(folder.path(), schema + 100, since).is_err());
+    }
 }
 
 #[tokio::test]
@@ -313,4 +339,96 @@ async fn only_the_newest_deployments_keep_their_events() {
         .await
         .unwrap();
     assert_eq!(kept, Vec::from([0, 0, 2, 2, 1]), "and the unfinished one all of them");
+}
+
+#[tokio::test]
+async fn what_was_committed_is_read_where_nothing_can_be_written() {
+    let bench = bench().await;
+    let crashed = tempfile::tempdir().unwrap();
+    let path = crashed.path().join("100% of #1?.db");
+    // As a crash leaves it: the last commits are in the log alone, and its index is lost.
+    std::fs::copy(bench.folder.path().join("mini.db"), &path).unwrap();
+    let log = crashed.path().join("100% of #1?.db-wal");
+    std::fs::copy(bench.folder.path().join("mini.db-wal"), &log).unwrap();
+    assert!(std::fs::metadata(&log).unwrap().len() > 0, "a log with something in it");
+    let name = bench.app.name.clone();
+    let read = |path: &Path| app_by_name(&open::without_locks(path).unwrap(), &name).unwrap();
+    assert_eq!(read(&path).as_ref(), Some(&bench.app));
+    let left: Vec<_> = std::fs::read_dir(crashed.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "nothing was made: {left:?}");
+    // As an orderly end leaves it: there is no log.
+    drop(open::to_write(&path).unwrap());
+    assert!(!log.exists());
+    assert_eq!(read(&path).as_ref(), Some(&bench.app));
+}
+
+#[tokio::test]
+async fn the_reserve_is_given_up_for_what_must_be_written_and_made_again() {
+    let bench = bench().await;
+    let reserve = bench.folder.path().join("reserve");
+    assert!(reserve.exists());
+    let full = || StoreError::Full("no space".into());
+    // A change of a user's does not touch it.
+    bench.store.write(move |_| Err::<(), _>(full())).await.unwrap_err();
+    assert!(reserve.exists() && bench.store.trouble().is_some());
+    let tries = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = tries.clone();
+    let written = bench.store.write_from_reserve(move |_| {
+        match counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Err(full()),
+            n => Ok(n),
+        }
+    });
+    assert_eq!(written.await.unwrap(), 1, "the second try");
+    assert!(!reserve.exists());
+    assert_eq!(bench.store.trouble(), None);
+    bench.store.look_after().await;
+    assert!(reserve.exists());
+}
+
+#[tokio::test]
+async fn a_domain_is_one_apps_at_a_time_and_free_when_the_app_is_gone() {
+    let Bench { store, app, folder: _folder } = bench().await;
+    let (blue, red) = (app.id, make_app(&store, "red").await.id);
+    let [www, wild] = ["www.example.com", "*.example.com"]
+        .map(|d| d.parse::<mini_core::name::HostPattern>().unwrap());
+    let kept = store
+        .write(move |tx| {
+            assert_eq!(claim_domain(tx, blue, &www, Millis(1))?, Claimed::New);
+            assert_eq!(claim_domain(tx, blue, &www, Millis(2))?, Claimed::Already);
+            let others = Claimed::ByOther("blue".parse().unwrap());
+            assert_eq!(claim_domain(tx, red, &www, Millis(3))?, others);
+            assert!(!let_domain_go(tx, red, &www)?, "it is not red's");
+            assert_eq!(claim_domain(tx, red, &wild, Millis(4))?, Claimed::New);
+            assert_eq!(domain_owner(tx, &wild)?.unwrap().1.as_str(), "red");
+            set_page(tx, blue, "*", "<h1>")?;
+            delete_app(tx, blue)?;
+            assert_eq!(claim_domain(tx, red, &www, Millis(5))?, Claimed::New);
+            assert_eq!(bytes_of_pages(tx, (red, "*"))?, 0, "pages go with their app");
+            domain_rows(tx, red)
+        })
+        .await
+        .unwrap();
+    let shown: Vec<_> = kept.iter().map(|d| (d.domain.as_str(), d.created_at)).collect();
+    assert_eq!(shown, [("*.example.com", Millis(4)), ("www.example.com", Millis(5))]);
+}
+
+#[tokio::test]
+async fn maintenance_and_pages_say_whether_they_changed() {
+    let Bench { store, app, folder: _folder } = bench().await;
+    let id = app.id;
+    store
+        .write(move |tx| {
+            assert!(set_maintenance(tx, id, true)? && !set_maintenance(tx, id, true)?);
+            assert!(app_by_id(tx, id)?.unwrap().maintenance);
+            assert!(set_page(tx, id, "H80", "ä")? && !set_page(tx, id, "H80", "ä")?);
+            assert!(set_page(tx, id, "*", "any")?);
+            assert_eq!(bytes_of_pages(tx, (id, "*"))?, 2, "bytes, not characters");
+            let pages = pages_of(tx, id)?;
+            assert_eq!(pages, [("*".into(), "any".into()), ("H80".to_owned(), "ä".to_owned())]);
+            assert!(unset_page(tx, id, "*")? && !unset_page(tx, id, "*")?);
+            Ok(())
+        })
+        .await
+        .unwrap();
 }

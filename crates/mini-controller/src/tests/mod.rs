@@ -17,7 +17,11 @@ use tokio::runtime::Runtime as Threads;
 use crate::{Config, DataFolder, clock};
 use proxy::FakeProxy;
 
+mod access;
+mod certs;
+mod domains;
 mod proxy;
+mod requests;
 mod rollouts;
 mod trouble;
 
@@ -43,6 +47,7 @@ fn image(name: &str) -> ImageInfo {
         id: format!("sha256:{}", blake3::hash(name.as_bytes())),
         ports: vec![8080],
         has_command: true,
+        check: None,
         volumes: Vec::new(),
         size_bytes: 1,
         os: "linux".into(),
@@ -52,6 +57,13 @@ fn image(name: &str) -> ImageInfo {
 
 impl House {
     async fn new() -> Self {
+        let mut house = Self::unstarted();
+        house.start().await;
+        house
+    }
+
+    /// One whose controller does not run yet.
+    fn unstarted() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let engine = FakeRuntime::new();
         engine.set_now(clock::now());
@@ -62,9 +74,7 @@ impl House {
         let endpoint = Endpoint::Unix(folder.path().join("admin.sock"));
         let keys = std::sync::atomic::AtomicU32::new(0);
         let client = Client::new(endpoint, None);
-        let mut house = Self { folder, engine, proxy, controller: None, client, keys };
-        house.start().await;
-        house
+        Self { folder, engine, proxy, controller: None, client, keys }
     }
 
     /// A house with the app `blue`, live with `hello:1`.
@@ -80,12 +90,17 @@ impl House {
             data_dir: self.folder.path().to_owned(),
             domains: vec!["localhost".parse().unwrap()],
             public_port: 8080,
+            public_https_port: None,
             network_pool: Some("10.210.0.0/16".parse().unwrap()),
             host_routes: Vec::new(),
             static_binary: self.folder.path().join("mini-static"),
-            control_socket: self.folder.path().join("control.sock"),
-            timing: Timing { boot_timeout_ms: 60_000, drain_ms: 30_000, grace_ms: 1_000 },
+            control_sockets: vec![self.folder.path().join("control.sock")],
+            socket_dir: self.folder.path().to_owned(),
+            api_socket: None,
+            timing: Timing { grace_ms: 1_000, ..Timing::default() },
             build_timeout: Duration::from_secs(600),
+            acme: crate::Acme { off: Some("not in this test".into()), ..crate::Acme::default() },
+            firewall: None,
             version: "0.0.0".into(),
         }
     }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::{SinkExt, StreamExt};
-use mini_core::control::{FromProxy, ToProxy, Verdict};
+use mini_core::control::{AppTraffic, Certificate, Challenge, FromProxy, ToProxy, Verdict};
 use mini_core::id::InstanceId;
 use mini_core::name::AppName;
 use mini_core::route::{AppRoute, Role};
 use mini_core::time::Millis;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::codec::{Framed, LinesCodec};
 
 #[derive(Default)]
@@ -26,6 +26,13 @@ struct State {
     busy: bool,
     /// Nothing is written down.
     forgetful: bool,
+    certificates: Vec<Certificate>,
+    challenges: Vec<Challenge>,
+    /// How often a controller has said hello: the last one is listened to.
+    hellos: u64,
+    /// What was seen of requests, and the lines that nobody has fetched yet.
+    traffic: Vec<AppTraffic>,
+    router_lines: Vec<String>,
 }
 
 /// Handles on the same fake.
@@ -53,11 +60,9 @@ impl FakeProxy {
         let listener = UnixListener::bind(&self.path).unwrap();
         let state = self.state.clone();
         let task = tokio::spawn(async move {
-            let mut last: Option<JoinHandle<()>> = None;
+            let mut all = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                if let Some(last) = last.replace(tokio::spawn(converse(state.clone(), stream))) {
-                    last.abort();
-                }
+                all.spawn(converse(state.clone(), stream));
             }
         });
         *self.serving.lock().unwrap() = Some(task);
@@ -76,8 +81,33 @@ impl FakeProxy {
         self.state().forgetful = forgetful;
     }
 
+    /// What the name, as it stands on a certificate, is served with.
+    pub(super) fn certificate(&self, name: &str) -> Option<Certificate> {
+        let is_for = |c: &&Certificate| c.names.iter().any(|n| n == name);
+        self.state().certificates.iter().find(is_for).cloned()
+    }
+
+    pub(super) fn forget_certificates(&self) {
+        self.state().certificates.clear();
+    }
+
+    pub(super) fn challenges(&self) -> Vec<Challenge> {
+        self.state().challenges.clone()
+    }
+
     pub(super) fn route(&self, app: &AppName) -> Option<AppRoute> {
         self.state().routes.get(app).cloned()
+    }
+
+    /// Tells of requests: counters, and lines as the router writes them.
+    pub(super) fn saw(&self, traffic: Vec<AppTraffic>, lines: &[&str]) {
+        let mut state = self.state();
+        state.traffic = traffic;
+        state.router_lines.extend(lines.iter().map(|line| (*line).to_owned()));
+    }
+
+    pub(super) fn lines_left(&self) -> usize {
+        self.state().router_lines.len()
     }
 
     /// The instances that requests are sent to.
@@ -108,8 +138,22 @@ async fn converse(state: Arc<Mutex<State>>, stream: UnixStream) {
     if lines.send(serde_json::to_string(&hello).unwrap()).await.is_err() {
         return;
     }
+    let mut mine = None;
     while let Some(Ok(line)) = lines.next().await {
-        let answers = state.lock().unwrap().take(serde_json::from_str(&line).unwrap());
+        let document: ToProxy = serde_json::from_str(&line).unwrap();
+        match document {
+            ToProxy::FollowRequests => return tell_requests(&state, lines).await,
+            ToProxy::Hello { .. } => {
+                let mut state = state.lock().unwrap();
+                state.hellos += 1;
+                mine = Some(state.hellos);
+            }
+            _ => {}
+        }
+        if mine.is_some_and(|mine| mine != state.lock().unwrap().hellos) {
+            return;
+        }
+        let answers = state.lock().unwrap().take(document);
         for answer in answers {
             if lines.send(serde_json::to_string(&answer).unwrap()).await.is_err() {
                 return;
@@ -118,10 +162,47 @@ async fn converse(state: Arc<Mutex<State>>, stream: UnixStream) {
     }
 }
 
+async fn tell_requests(state: &Mutex<State>, mut lines: Framed<UnixStream, LinesCodec>) {
+    loop {
+        let batch = state.lock().unwrap().router_lines.clone();
+        if batch.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        }
+        let bytes = batch.iter().map(|line| line.len() as u64 + 1).sum();
+        let lost = vec![("blue".parse().unwrap(), 3)];
+        let head = serde_json::to_string(&FromProxy::Requests { bytes, lost }).unwrap();
+        for line in std::iter::once(&head).chain(&batch) {
+            if lines.send(line).await.is_err() {
+                return;
+            }
+        }
+        let Some(Ok(answer)) = lines.next().await else { return };
+        assert!(matches!(serde_json::from_str(&answer), Ok(ToProxy::Kept)), "{answer}");
+        state.lock().unwrap().router_lines.drain(..batch.len());
+    }
+}
+
 impl State {
     fn take(&mut self, document: ToProxy) -> Vec<FromProxy> {
         let (generation, concerned): (u64, Vec<AppName>) = match document {
-            ToProxy::Hello { .. } | ToProxy::Status => return Vec::new(),
+            ToProxy::Hello { .. }
+            | ToProxy::Status
+            | ToProxy::Succeed { .. }
+            | ToProxy::Ready
+            | ToProxy::FollowRequests
+            | ToProxy::Kept => return Vec::new(),
+            ToProxy::Metrics => {
+                return vec![FromProxy::Metrics { pid: 1, apps: self.traffic.clone() }];
+            }
+            ToProxy::Certificates { certificates } => {
+                self.certificates = certificates;
+                return Vec::new();
+            }
+            ToProxy::Challenges { sequence, challenges } => {
+                self.challenges = challenges;
+                return vec![FromProxy::Challenged { sequence }];
+            }
             ToProxy::Table { generation, apps } => {
                 self.routes = apps.into_iter().map(|r| (r.app.clone(), r)).collect();
                 (generation, self.routes.keys().cloned().collect())

@@ -125,7 +125,7 @@ async fn stopped_started_destroyed() {
     let id = house.client.start(&blue(), &house.key()).await.unwrap().id;
     house.ends(&id, DeploymentStatus::Live).await;
     house.settles_on(1).await;
-    house.client.destroy_app(&blue()).await.unwrap();
+    house.client.destroy_app(&blue(), false).await.unwrap();
     gone(&house).await;
     assert!(house.engine.instances().is_empty());
     let forgotten = || async { house.proxy.route(&blue()).is_none().then_some(()) };

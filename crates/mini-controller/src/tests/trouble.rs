@@ -1,7 +1,7 @@
 //! What once went wrong.
 
-use mini_api::EnvChange;
-use mini_core::ports::{OutputStream, Runtime as _};
+use mini_api::{EnvChange, EventBody};
+use mini_core::ports::{OutputStream, Runtime as _, RuntimeErrorKind};
 use mini_core::testing::Call;
 
 use super::rollouts::{gone, logged};
@@ -11,7 +11,7 @@ use super::*;
 async fn a_name_can_be_used_again_as_soon_as_its_app_is_gone() {
     let house = House::with_blue().await;
     for _ in 0..10 {
-        house.client.destroy_app(&blue()).await.unwrap();
+        house.client.destroy_app(&blue(), false).await.unwrap();
         gone(&house).await;
         house.create("blue").await;
         house.deploy_live("hello:1").await;
@@ -104,7 +104,7 @@ async fn an_app_is_not_forgotten_while_an_instance_is_being_made() {
     house.deploy("hello:1").await;
     let held = || async { (house.engine.waiting(Call::Start) == 1).then_some(()) };
     until(SOON, "the start", held).await;
-    house.client.destroy_app(&blue()).await.unwrap();
+    house.client.destroy_app(&blue(), false).await.unwrap();
     let begun = std::time::Instant::now();
     while begun.elapsed().as_millis() < 500 {
         assert_eq!(house.engine.waiting(Call::Start), 1, "the start was dropped half-way");
@@ -169,4 +169,67 @@ async fn lines_written_after_the_engine_was_away_are_kept() {
     logged(&house, "after").await;
     let lines = house.log(&blue()).await;
     assert_eq!(lines.iter().filter(|l| *l == "before").count(), 1, "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_waits_for_an_engine_that_is_away() {
+    let house = House::with_blue().await;
+    house.engine.set_reachable(false);
+    let id = house.deploy("hello:1").await;
+    let mut events = house.client.deployment_events(&id, 0);
+    loop {
+        let event = events.next().await.unwrap().expect("it goes on");
+        if matches!(&event.body, EventBody::Note { text } if text.contains("waiting for it")) {
+            break;
+        }
+    }
+    house.engine.set_reachable(true);
+    house.ends(&id, DeploymentStatus::Live).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trouble_that_stays_the_same_is_said_once() {
+    let house = House::with_blue().await;
+    for _ in 0..3 {
+        house.engine.fail_next(Call::Start, RuntimeErrorKind::Unreachable, "the engine naps");
+    }
+    house.deploy_live("hello:2").await;
+    let lines = house.log(&blue()).await;
+    let told = lines.iter().filter(|l| l.contains("did not start: the engine naps"));
+    assert_eq!(told.count(), 1, "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_engine_was_away_a_few_are_started_at_once_and_how_long_it_took_is_said() {
+    const APPS: usize = 12;
+    let house = House::new().await;
+    house.engine.set_now(clock::now());
+    for n in 0..APPS {
+        let app: AppName = format!("app-{n}").parse().unwrap();
+        house.create(app.as_str()).await;
+        let new = NewDeployment { image: Some("hello:1".into()), ..NewDeployment::default() };
+        let id = house.client.deploy(&app, &new, &house.key()).await.unwrap().id;
+        house.ends(&id, DeploymentStatus::Live).await;
+    }
+    assert_eq!(house.client.server().await.unwrap().recovery, None);
+    house.engine.hold(Call::StartAgain);
+    house.engine.set_reachable(false);
+    house.engine.set_now(clock::now());
+    house.engine.reboot();
+    house.engine.set_reachable(true);
+    let places = (2 * std::thread::available_parallelism().unwrap().get()).clamp(4, 8);
+    let waiting = || house.engine.waiting(Call::StartAgain);
+    until(SOON, "a few starts", || async { (waiting() == places).then_some(()) }).await;
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_millis() < 300 {
+        assert!(waiting() <= places, "{} at once", waiting());
+        tokio::task::yield_now().await;
+    }
+    house.engine.release(Call::StartAgain);
+    let told = || async { house.client.server().await.unwrap().recovery };
+    let recovery = until(SOON, "it is said", told).await;
+    assert_eq!((recovery.instances, recovery.instances_up), (12, 12), "{recovery:?}");
+    assert_eq!(house.running().len(), APPS);
+    let text = &recovery.text;
+    assert!(text.starts_with("engine back: 12 instances of 12 apps up after"), "{text}");
 }

@@ -1,9 +1,11 @@
 //! The app's entry in the route table, as the plan would have it.
 
-use super::{Desired, Planner};
+use super::{Desired, Intent, Planner};
 use crate::name::ProcessType;
 use crate::ports::{Instance, InstanceState};
+use crate::release::HealthSpec;
 use crate::route::{AppRoute, Role, Target, WebState};
+use crate::rules::Rules;
 use crate::time::Millis;
 
 impl Planner<'_> {
@@ -37,7 +39,12 @@ impl Planner<'_> {
             hosts: self.intent.hosts.clone(),
             web,
             targets,
-            health: probed.map(|r| r.spec.health.clone()).unwrap_or_default(),
+            // The check is run by the controller: the proxy knows neither images nor commands.
+            health: HealthSpec {
+                path: probed.and_then(|r| r.spec.health.path.clone()),
+                check: None,
+            },
+            rules: Box::new(rules(self.intent)),
         }
     }
 
@@ -58,6 +65,10 @@ impl Planner<'_> {
         if live.spec.count(&web) == 0 {
             return WebState::Stopped;
         }
+        // What is live makes way for what comes: requests wait for that.
+        if intent.makes_way() {
+            return WebState::Booting;
+        }
         let waits = |i: &Instance| {
             matches!(i.state, InstanceState::Exited { at, .. }
                 if self.notes.restart_at(&i.id, at).is_some_and(|due| due > self.now))
@@ -68,4 +79,14 @@ impl Planner<'_> {
         let crashed = if own.clone().next().is_some() { own.all(waits) } else { refused };
         if crashed { WebState::Crashed } else { WebState::Booting }
     }
+}
+
+/// The rules of what serves: of the live release, and of the first one while it comes in. What the
+/// app has beside its releases is laid over them.
+pub(super) fn rules(intent: &Intent) -> Rules {
+    let of = intent.live.as_ref().or(intent.candidate.as_ref());
+    let mut rules = of.map(|rollout| rollout.spec.rules.clone()).unwrap_or_default();
+    rules.maintenance = intent.maintenance;
+    rules.pages = intent.pages.clone();
+    rules
 }

@@ -23,7 +23,7 @@ use proxy::Proxy;
 use rng::Rng;
 use store::{Status, Store, TIMING};
 
-use super::{ANNOUNCE_WITHIN_MS, ROLLOUT_SLACK_MS};
+use super::{ANNOUNCE_WITHIN_MS, MAKE_WAY_DRAIN_MS, ROLLOUT_SLACK_MS};
 use crate::name::ProcessType;
 
 mod checks;
@@ -42,7 +42,13 @@ mod user;
 const SEEDS: u64 = 10_000;
 /// How long deployments may take to end when nothing goes wrong any more: one that is rolled out
 /// and one that waits, each with all the time it may have.
-const END_WITHIN: u64 = 2 * (TIMING.boot_timeout_ms + ROLLOUT_SLACK_MS + ANNOUNCE_WITHIN_MS);
+const END_WITHIN: u64 = 2
+    * (MAKE_WAY_DRAIN_MS
+        + TIMING.grace_ms
+        + TIMING.release_ms
+        + TIMING.boot_timeout_ms
+        + ROLLOUT_SLACK_MS
+        + ANNOUNCE_WITHIN_MS);
 /// How long the world may take to come to rest: the longest pause after crashes besides.
 const REST_WITHIN: u64 = END_WITHIN + 400_000;
 /// Lines of history that are shown with a failure.
@@ -67,10 +73,16 @@ pub(super) enum Sabotage {
     StaleLooks,
     /// What was said of an earlier drain counts for the next.
     StaleDrained,
+    /// A release that must run alone starts at once.
+    NeverAlone,
+    /// The release command is taken for done.
+    Unprepared,
+    /// Nobody hears of what turned unhealthy.
+    NeverIll,
 }
 
 impl Sabotage {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::NotDurable,
         Self::NotDrained,
         Self::NotHealthy,
@@ -83,6 +95,9 @@ impl Sabotage {
         Self::ReusesAddress,
         Self::StaleLooks,
         Self::StaleDrained,
+        Self::NeverAlone,
+        Self::Unprepared,
+        Self::NeverIll,
     ];
 }
 
@@ -352,7 +367,7 @@ fn tell(seed: u64, sabotage: Option<Sabotage>) -> (Vec<String>, String) {
 #[test]
 fn the_simulation_notices_what_is_broken() {
     for sabotage in Sabotage::ALL {
-        let caught = (0..1_000).find_map(|seed| Some((seed, run(seed, Some(sabotage)).err()?)));
+        let caught = (0..SEEDS).find_map(|seed| Some((seed, run(seed, Some(sabotage)).err()?)));
         let Some((seed, text)) = caught else { panic!("{sabotage:?} goes unnoticed") };
         let what = text.lines().find(|l| l.starts_with("seed ")).unwrap_or_default();
         println!("{sabotage:?}: {}", what.trim_start_matches(&format!("seed {seed}, ")));

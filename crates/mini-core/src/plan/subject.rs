@@ -22,6 +22,15 @@ impl Subject {
 }
 
 impl Action {
+    /// The rollout that the action starts an instance of; `look` finds one that is there.
+    pub fn starts(&self, look: impl Fn(&InstanceId) -> Option<Instance>) -> Option<DeploymentId> {
+        match self {
+            Self::Start { rollout, .. } => Some(rollout.clone()),
+            Self::StartAgain(id) => look(id).map(|i| i.rollout),
+            _ => None,
+        }
+    }
+
     pub fn subject(&self) -> Subject {
         match self {
             Self::Start { rollout, process, ordinal } => {
@@ -30,9 +39,10 @@ impl Action {
             Self::StartAgain(id) | Self::Remove(id) | Self::Stop { instance: id, .. } => {
                 Subject::Instance(id.clone())
             }
-            Self::Commit(id) | Self::Announce(id) | Self::Fail { rollout: id, .. } => {
-                Subject::Rollout(id.clone())
-            }
+            Self::Commit(id)
+            | Self::Announce(id)
+            | Self::Prepared { rollout: id, .. }
+            | Self::Fail { rollout: id, .. } => Subject::Rollout(id.clone()),
             Self::Forget => Subject::App,
         }
     }

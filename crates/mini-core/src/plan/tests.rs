@@ -1,8 +1,12 @@
 //! Golden tests: one situation, one plan.
 
+mod checks;
+mod one_offs;
+
 use super::*;
-use crate::release::{HealthSpec, Limits, ProcessSpec, Timing};
+use crate::release::{HealthSpec, Limits, ProcessSpec, Strategy, Timing};
 use crate::route::WebState;
+use crate::rules::{Rules, User};
 
 fn spec(counts: &[(&str, u32)]) -> Arc<ReleaseSpec> {
     let process = |count| ProcessSpec { command: None, count, limits: Limits::default() };
@@ -11,12 +15,17 @@ fn spec(counts: &[(&str, u32)]) -> Arc<ReleaseSpec> {
         port: 8080,
         processes: counts.iter().map(|(p, n)| (p.parse().unwrap(), process(*n))).collect(),
         health: HealthSpec::default(),
-        timing: Timing { boot_timeout_ms: 60_000, drain_ms: 30_000, grace_ms: 10_000 },
+        timing: Timing { grace_ms: 10_000, ..Timing::default() },
+        release_command: None,
+        strategy: Strategy::Rolling,
+        volumes: Vec::new(),
+        rules: Rules::default(),
+        password_vars: BTreeMap::new(),
     })
 }
 
 fn rollout(id: &str, counts: &[(&str, u32)]) -> Rollout {
-    Rollout { id: id.parse().unwrap(), release: 1, spec: spec(counts) }
+    Rollout { id: id.parse().unwrap(), release: 1, spec: spec(counts), prepared: true }
 }
 
 fn instance(id: &str, rollout: &str, process: &str, state: InstanceState) -> Instance {
@@ -29,6 +38,8 @@ fn instance(id: &str, rollout: &str, process: &str, state: InstanceState) -> Ins
         ordinal: 1,
         address: Some("10.210.0.2".parse().unwrap()),
         port: Some(8080),
+        alone: false,
+        one_off: None,
         state,
     }
 }
@@ -56,6 +67,9 @@ impl World {
             released,
             timing,
             hosts: vec![],
+            maintenance: false,
+            pages: Vec::new(),
+            replace: BTreeMap::new(),
         };
         let proxy = ProxyView { connected: true, ..ProxyView::default() };
         Self { intent, instances, proxy, notes: Notes::default() }
@@ -333,6 +347,43 @@ fn a_release_that_crashed_once_it_was_live_keeps_nobody_waiting() {
 }
 
 #[test]
+fn names_and_maintenance_change_even_while_the_engine_is_away() {
+    let instances = vec![instance("a", "d1", "web", UP)];
+    let mut world = World::new(Some(rollout("d1", &[("web", 1)])), None, instances).healthy(&["a"]);
+    let first = world.plan(9_000);
+    world.sent(&first);
+    let unknown = |world: &World| {
+        let observed = Observed { instances: None, proxy: &world.proxy, notes: &world.notes };
+        plan(&world.intent, observed, Millis(9_001))
+    };
+    assert_eq!(unknown(&world).route, None);
+    world.intent.maintenance = true;
+    world.intent.hosts = vec!["*.example.com".parse().unwrap()];
+    let changed = unknown(&world);
+    let route = changed.route.as_ref().unwrap();
+    assert!(route.rules.maintenance && route.hosts == world.intent.hosts);
+    assert_eq!((roles(&changed), changed.actions.len()), (roles(&first), 0));
+}
+
+#[test]
+fn the_rules_are_those_of_what_serves() {
+    let with_user = |id: &str, name: &str| {
+        let mut rollout = rollout(id, &[("web", 1)]);
+        let (salt, sha256) = ("00".repeat(16), "00".repeat(32));
+        let spec = Arc::make_mut(&mut rollout.spec);
+        spec.rules.users = vec![User { name: name.into(), salt, sha256 }];
+        rollout
+    };
+    let mut world = World::new(None, Some(with_user("d1", "first")), vec![]);
+    world.intent.pages = vec![("*".into(), "<h1>".into())];
+    let rules = |world: &mut World| world.plan(9_000).route.unwrap().rules;
+    let first = rules(&mut world);
+    assert_eq!((first.users[0].name.as_str(), &first.pages), ("first", &world.intent.pages));
+    world.intent.live = Some(with_user("d2", "live"));
+    assert_eq!(rules(&mut world).users[0].name, "live", "not the candidate's");
+}
+
+#[test]
 fn a_rollout_ends_even_while_the_engine_is_away() {
     let candidate = Some(rollout("d2", &[("web", 1)]));
     let mut world = World::new(Some(rollout("d1", &[("web", 1)])), candidate, vec![]);
@@ -409,4 +460,174 @@ fn the_drain_time_counts_from_when_the_proxy_sends_no_more_requests() {
     world.proxy.health.insert("a".parse().unwrap(), (started, Verdict::Healthy));
     let plan = world.plan(131_000);
     assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+}
+
+fn alone(mut rollout: Rollout) -> Rollout {
+    Arc::make_mut(&mut rollout.spec).strategy = Strategy::Recreate;
+    rollout
+}
+
+#[test]
+fn what_must_be_alone_starts_when_the_live_release_is_gone_and_requests_wait_meanwhile() {
+    let live = rollout("d1", &[("web", 1), ("worker", 1)]);
+    let instances = vec![instance("a", "d1", "web", UP), instance("w", "d1", "worker", UP)];
+    let next = alone(rollout("d2", &[("web", 1)]));
+    let mut world = World::new(Some(live), Some(next), instances).healthy(&["a"]);
+    let serving = AppRoute {
+        web: WebState::Serving,
+        targets: vec![Target {
+            instance: "a".parse().unwrap(),
+            started: Millis(1000),
+            addr: ([10, 210, 0, 2], 8080).into(),
+            process: "web.1".into(),
+            release: 1,
+            role: Role::Serve,
+        }],
+        ..world.plan(1900).route.unwrap()
+    };
+    world.proxy.sent = Some(serving);
+    (world.proxy.sent_is_applied, world.proxy.sent_is_durable) = (true, true);
+    let plan = world.plan(2000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain)]);
+    assert_eq!(web_state(&plan), WebState::Booting, "the proxy holds what comes");
+    assert_eq!(plan.actions, [stop("w")], "what has requests drains first");
+
+    world.sent(&plan);
+    world.plan(2001);
+    assert_eq!(world.plan(12_001).actions, [stop("w")], "it drains for ten seconds at most");
+    let plan = world.plan(12_001);
+    assert_eq!(roles(&plan), []);
+    world.sent(&plan);
+    assert_eq!(world.plan(12_010).actions, [stop("a"), stop("w")]);
+
+    world.instances = vec![instance("a", "d1", "web", EXITED)];
+    assert_eq!(
+        world.plan(13_000).actions,
+        [Action::Remove("a".parse().unwrap())],
+        "one that has exited may still be started by a call on its way"
+    );
+    world.instances = vec![];
+    let slot = Subject::Slot("d1".parse().unwrap(), "worker".parse().unwrap(), 2);
+    world.notes.start_begun(slot.clone(), "d1".parse().unwrap());
+    assert_eq!(world.plan(13_100).actions, [], "so may one that nobody sees yet");
+    world.notes.start_ended(&slot);
+    assert_eq!(world.plan(13_200).actions, [start("d2", "web")]);
+    world.instances = vec![instance("b", "d2", "web", EXITED)];
+    let failed = FailedBecause::Exited("b".parse().unwrap());
+    let fail = Action::Fail { rollout: "d2".parse().unwrap(), why: failed };
+    assert_eq!(world.plan(13_300).actions, [fail]);
+
+    world.intent.candidate = None;
+    world.instances[0].alone = true;
+    assert_eq!(world.plan(13_400).actions, [Action::Remove("b".parse().unwrap())]);
+    world.instances = vec![];
+    assert_eq!(world.plan(13_500).actions, [start("d1", "web")], "the old release is back");
+}
+
+#[test]
+fn a_release_command_runs_once_before_anything_else() {
+    let mut next = rollout("d2", &[("web", 1)]);
+    next.prepared = false;
+    Arc::make_mut(&mut next.spec).release_command = Some(vec!["migrate".into()]);
+    Arc::make_mut(&mut next.spec).timing.release_ms = 5_000;
+    let mut world = World::new(None, Some(next), vec![]);
+    assert_eq!(world.plan(1000).actions, [start("d2", "release")]);
+
+    world.instances = vec![instance("r", "d2", "release", UP)];
+    let plan = world.plan(2000);
+    assert_eq!((plan.actions.len(), roles(&plan).len()), (0, 0), "it gets no requests");
+    let late = FailedBecause::ReleaseCommandTookTooLong("r".parse().unwrap());
+    let fail = |why| Action::Fail { rollout: "d2".parse().unwrap(), why };
+    assert_eq!(world.plan(6000).actions, [fail(late)]);
+
+    world.instances = vec![instance("r", "d2", "release", EXITED)];
+    assert_eq!(
+        world.plan(5000).actions,
+        [fail(FailedBecause::ReleaseCommand("r".parse().unwrap()))]
+    );
+    let done = InstanceState::Exited { code: 0, oom: false, at: Millis(4000) };
+    world.instances = vec![instance("r", "d2", "release", done)];
+    let (rollout, id) = ("d2".parse().unwrap(), "r".parse().unwrap());
+    assert_eq!(world.plan(5000).actions, [Action::Prepared { rollout, instance: id }]);
+
+    world.intent.candidate.as_mut().unwrap().prepared = true;
+    assert_eq!(
+        world.plan(5000).actions,
+        [start("d2", "web"), Action::Remove("r".parse().unwrap())]
+    );
+}
+
+fn ill(world: &mut World, id: &str) {
+    let verdict = Verdict::Unhealthy { why: "GET /up answered 500".into() };
+    world.proxy.health.insert(id.parse().unwrap(), (Millis(1000), verdict));
+}
+
+#[test]
+fn one_of_two_that_turns_unhealthy_leaves_the_routes_at_once_and_is_started_again() {
+    let mut second = instance("b", "d1", "web", UP);
+    second.ordinal = 2;
+    let instances = vec![instance("a", "d1", "web", UP), second];
+    let live = rollout("d1", &[("web", 2)]);
+    let mut world = World::new(Some(live), None, instances).healthy(&["a", "b"]);
+    let plan = world.plan(2000);
+    world.sent(&plan);
+    ill(&mut world, "b");
+    let plan = world.plan(100_000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Probe)]);
+    assert_eq!(plan.wake_at, Some(Millis(100_000 + REPLACE_AFTER_MS)));
+    world.sent(&plan);
+    let plan = world.plan(100_000 + REPLACE_AFTER_MS);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Drain)]);
+    world.sent(&plan);
+    world.proxy.drained.insert("b".parse().unwrap());
+    assert_eq!(world.plan(130_001).actions, [stop("b")]);
+    world.notes.stop_begun(&"b".parse().unwrap());
+    world.notes.stop_ended(&"b".parse().unwrap());
+    world.instances[1].state = InstanceState::Exited { code: 0, oom: false, at: Millis(131_000) };
+    assert_eq!(world.plan(131_001).actions, [Action::StartAgain("b".parse().unwrap())]);
+
+    ill(&mut world, "a");
+    world.instances.truncate(1);
+    let plan = world.plan(140_000);
+    assert!(roles(&plan).contains(&("a".into(), Role::Serve)), "slow is better than none");
+}
+
+#[test]
+fn a_lone_unhealthy_instance_serves_until_another_is_up_in_its_place() {
+    let live = rollout("d1", &[("web", 1)]);
+    let mut world = World::new(Some(live), None, vec![instance("a", "d1", "web", UP)]);
+    world = world.healthy(&["a"]);
+    let plan = world.plan(2000);
+    world.sent(&plan);
+    ill(&mut world, "a");
+    assert_eq!(world.plan(100_000).actions, [], "it may come back");
+    let plan = world.plan(100_000 + REPLACE_AFTER_MS);
+    assert_eq!(
+        (roles(&plan), &plan.actions[..]),
+        (vec![("a".into(), Role::Serve)], &[start("d1", "web")][..])
+    );
+
+    world.instances.push(instance("b", "d1", "web", UP));
+    let plan = world.plan(140_000);
+    assert_eq!(roles(&plan), [("a".into(), Role::Serve), ("b".into(), Role::Probe)]);
+    world = world.healthy(&["b"]);
+    let plan = world.plan(140_100);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+}
+
+#[test]
+fn an_instance_that_the_user_names_is_replaced_and_its_successor_is_not() {
+    let live = rollout("d1", &[("web", 1)]);
+    let mut world = World::new(Some(live), None, vec![instance("a", "d1", "web", UP)]);
+    world = world.healthy(&["a"]);
+    let plan = world.plan(2000);
+    world.sent(&plan);
+    world.intent.replace.insert("a".parse().unwrap(), Millis(1000));
+    assert_eq!(world.plan(2100).actions, [start("d1", "web")]);
+    world.instances.push(instance("b", "d1", "web", UP));
+    world = world.healthy(&["b"]);
+    let plan = world.plan(2200);
+    assert_eq!(roles(&plan), [("a".into(), Role::Drain), ("b".into(), Role::Serve)]);
+    world.instances.remove(0);
+    assert_eq!(world.plan(2300).actions, []);
 }

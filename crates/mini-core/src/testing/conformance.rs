@@ -3,9 +3,13 @@
 //! The image it builds must hold one program that is the image's command, serves TCP on
 //! `0.0.0.0:$PORT` (the image exposes 8080 alone), does not handle SIGTERM, and reads its words:
 //! `loopback` serves on 127.0.0.1 instead; `exit CODE LINE…` prints the lines to stdout, each
-//! `$NAME` replaced by that environment variable, and exits with the code. It is called `/app`.
+//! `$NAME` replaced by that environment variable, and exits with the code; `copy` copies stdin to
+//! stdout and tells stderr at its end how much that was (`3 bytes`); `size` answers each line of
+//! stdin with its terminal's size (`24x80`, rows first) or `none`. It is called `/app`.
 //!
 //! Everything that a failing run leaves carries the server's label; the caller clears it away.
+
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +22,9 @@ use crate::name::AppName;
 use crate::ports::{
     BuildSpec, Builder, Change, Instance, InstanceSpec, InstanceState, Items, Listening,
     NetworkSpec, Output, OutputStream, Progress, Runtime, RuntimeErrorKind as Kind, RuntimeResult,
+    VolumeSpec,
 };
-use crate::release::Limits;
+use crate::release::{Limits, Mount};
 use crate::subnet::{Subnet, next_subnet};
 
 /// Longer than any engine needs for one step, shorter than anybody waits for a test.
@@ -63,7 +68,12 @@ pub async fn run(runtime: Arc<dyn Runtime>, builder: Arc<dyn Builder>, fixture: 
     suite.an_instance_lives_and_is_seen(&image).await;
     suite.an_address_has_one_holder(&image).await;
     suite.an_exit_is_seen_with_its_code_and_output(&image).await;
+    suite.a_volume_outlives_its_instances(&image).await;
     suite.a_follower_ends_with_its_instance(&image).await;
+    suite.a_command_is_executed(&image).await;
+    suite.a_terminal_has_a_size(&image).await;
+    suite.a_one_off_is_held_from_its_first_byte(&image).await;
+    suite.a_dropped_one_off_runs_on_and_a_dropped_command_does_not(&image).await;
     suite.what_is_wrong_is_refused_and_leaves_nothing(&image).await;
     suite.loopback_is_told(&image).await;
     suite.an_image_goes_once_nothing_uses_it(&image).await;
@@ -93,6 +103,9 @@ impl Suite {
             address: address.into(),
             port: Some(8080),
             limits: Limits { memory_bytes: Some(64 << 20), cpu_millis: None, pids: Some(64) },
+            alone: false,
+            volumes: Vec::new(),
+            one_off: None,
         }
     }
 
@@ -215,6 +228,10 @@ impl Suite {
         assert_eq!(self.see(&spec).await.as_ref(), Some(&instance));
         let all = runtime.observe().await.expect("observe");
         assert_eq!(all.iter().filter(|other| **other == instance).count(), 1, "{all:?}");
+        let uses = runtime.stats(vec![spec.id.clone(), self.id("absent")]).await.expect("stats");
+        assert_eq!(uses.keys().collect::<Vec<_>>(), [&spec.id]);
+        let limit = spec.limits.memory_bytes.expect("a limit");
+        assert!((1..=limit).contains(&uses[&spec.id].memory_bytes), "{uses:?}");
         let everywhere = Listening::At(vec![([0, 0, 0, 0], 8080).into()]);
         self.listens_at(&spec, everywhere).await;
         for _ in 0..2 {
@@ -225,6 +242,7 @@ impl Suite {
         assert!(by_signal, "SIGTERM did not reach it: {stopped:?}");
         let stopped = self.see(&spec).await.expect("stopped is not removed");
         assert_eq!(stopped.address, Some(spec.address), "a stopped one keeps its address");
+        assert!(runtime.stats(vec![spec.id.clone()]).await.expect("stats").is_empty());
         let again = runtime.start_again(spec.id.clone()).await.expect("start_again");
         assert!(again.state.is_running(), "{again:?}");
         assert_eq!(again.address, Some(spec.address));
@@ -336,6 +354,41 @@ impl Suite {
         runtime.remove_image(image.to_owned()).await.expect("remove_image");
         assert_eq!(runtime.image(image.to_owned()).await, Ok(None));
         assert!(!runtime.images().await.expect("images").contains(&image.to_owned()));
+    }
+
+    /// What is in it is the end-to-end tests' matter: the suite's program writes nothing.
+    async fn a_volume_outlives_its_instances(&self, image: &str) {
+        let engine_name = format!("mini-conform-{:x}", self.fixture.seed);
+        let mount = |engine_name: &str| Mount {
+            volume: "data".parse().expect("a volume's name"),
+            engine_name: engine_name.to_owned(),
+            path: "/data".to_owned(),
+            shared: false,
+        };
+        let missing = format!("{engine_name}-missing");
+        let spec = InstanceSpec { volumes: vec![mount(&missing)], ..self.spec("novol", image, 6) };
+        let error = within(SOON, "a start", self.runtime.start(spec)).await;
+        assert_eq!(error.map_err(|e| e.kind).err(), Some(Kind::NotFound), "no such volume");
+
+        let volume = VolumeSpec { app: self.app.clone(), engine_name: engine_name.clone() };
+        for _ in 0..2 {
+            let made = self.runtime.ensure_volume(volume.clone()).await;
+            made.expect("ensure_volume is idempotent");
+        }
+        let all = self.runtime.volumes().await.expect("volumes");
+        assert!(all.contains(&engine_name) && !all.contains(&missing), "{all:?}");
+        let spec =
+            InstanceSpec { volumes: vec![mount(&engine_name)], ..self.spec("vol", image, 6) };
+        self.start(&spec).await;
+        let used = self.runtime.remove_volume(engine_name.clone()).await;
+        assert_eq!(used.map_err(|e| e.kind), Err(Kind::Conflict), "it is in use");
+        self.remove(&spec).await;
+        assert!(self.runtime.volumes().await.expect("volumes").contains(&engine_name));
+        for _ in 0..2 {
+            let removed = self.runtime.remove_volume(engine_name.clone()).await;
+            removed.expect("remove_volume is idempotent");
+        }
+        assert!(!self.runtime.volumes().await.expect("volumes").contains(&engine_name));
     }
 
     async fn the_network_goes(&self) {

@@ -6,6 +6,7 @@
 
 pub mod conformance;
 mod fake;
+pub mod hostile;
 
 use std::future::Future;
 use std::pin::pin;

@@ -6,6 +6,7 @@
 
 mod classic;
 mod explain;
+mod limit;
 mod lines;
 mod session;
 mod sweep;
@@ -13,6 +14,7 @@ mod syntax;
 mod trace;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -137,8 +139,13 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     } else {
         // An app weighs 1024 (CONTRACTS, "Default limits"). BuildKit takes no limits.
         query = query.with("cpushares", "256");
+        if let Some(memory) = docker.build_memory() {
+            query = query.with("memory", &memory.to_string()).with("memswap", &memory.to_string());
+        }
         View::Classic(classic::Steps::default())
     };
+    // The classic builder was told.
+    let unlimited = session.as_ref().and_then(|_| docker.hold_builds(Path::new(limit::ROOT)));
     let since = jiff::Timestamp::now();
     let sweep = session.is_some().then(|| Sweep { docker: docker.clone(), since });
     let broken = Arc::new(Mutex::new(None));
@@ -166,6 +173,9 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     let answer = answer?.checked(WHAT).await.map_err(|error| explain::refused(error, WHAT))?;
     let lines = answer.lines(WHAT);
     let mut ready = VecDeque::new();
+    if let Some(why) = unlimited {
+        ready.push_back(Progress::Line(format!("# the limit on builds does not hold: {why}")));
+    }
     if let Some(image) = absent.lock().unwrap_or_else(PoisonError::into_inner).take() {
         ready.push_back(Progress::Line(format!(
             "# syntax={image} is not to be had here: the engine's own builder reads the Dockerfile"

@@ -8,16 +8,18 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::{
     BuildImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptionsBuilder, RemoveVolumeOptions,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 use mini_core::id::ServerId;
 use mini_core::ports::{BuildSpec, Builder, Progress, RuntimeResult};
+use mini_core::testing::until;
 use mini_docker::{Docker, DockerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -72,6 +74,11 @@ impl Engine {
         for network in self.api.list_networks(Some(options)).await.unwrap() {
             let _ = self.api.remove_network(&network.id.unwrap()).await;
         }
+        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        let volumes = self.api.list_volumes(Some(options)).await.unwrap().volumes;
+        for volume in volumes.unwrap_or_default() {
+            let _ = self.api.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
+        }
         let options = ListImagesOptionsBuilder::new().all(true).filters(&filters).build();
         for image in self.api.list_images(Some(options)).await.unwrap() {
             let force = RemoveImageOptionsBuilder::new().force(true).build();
@@ -90,14 +97,21 @@ impl Engine {
         from: jiff::Timestamp,
         to: jiff::Timestamp,
     ) -> usize {
-        let mut stream = tokio::net::UnixStream::connect(detour::engine()).await.unwrap();
-        // 1.0, so that the answer is neither chunked nor kept open.
-        stream.write_all(b"GET /system/df HTTP/1.0\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        let usage: serde_json::Value = serde_json::from_str(body).unwrap();
-        let records = usage["BuildCache"].as_array().unwrap();
+        let records = until(Duration::from_secs(30), "the engine tells its disk usage", || async {
+            let mut stream = tokio::net::UnixStream::connect(detour::engine()).await.unwrap();
+            // 1.0, so that the answer is neither chunked nor kept open.
+            stream.write_all(b"GET /system/df HTTP/1.0\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+            let mut usage: serde_json::Value = serde_json::from_str(body).unwrap();
+            // 20.10 refuses while it answers somebody else.
+            match usage["BuildCache"].take() {
+                serde_json::Value::Array(records) => Some(records),
+                _ => None,
+            }
+        })
+        .await;
         let ours = records.iter().filter(|record| {
             let made: jiff::Timestamp = record["CreatedAt"].as_str().unwrap().parse().unwrap();
             let description = record["Description"].as_str().unwrap_or_default();

@@ -9,6 +9,17 @@ fn main() {
     let word = words.first().map_or("", String::as_str);
     match word {
         "exit" => exit(&words[1..]),
+        "copy" => {
+            let bytes = std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap();
+            std::io::stdout().flush().unwrap();
+            eprintln!("{bytes} bytes");
+        }
+        "size" => {
+            for line in std::io::stdin().lines() {
+                line.unwrap();
+                println!("{}", size());
+            }
+        }
         "loopback" => serve("127.0.0.1"),
         // Takes memory until it is killed.
         "eat" => {
@@ -59,4 +70,18 @@ fn serve(host: &str) {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi\n");
     }
+}
+
+/// The size of the terminal that is stdin, rows first.
+fn size() -> String {
+    const TIOCGWINSZ: u64 = 0x5413;
+    unsafe extern "C" {
+        fn ioctl(descriptor: i32, request: u64, ...) -> i32;
+    }
+    let mut size = [0_u16; 4];
+    // SAFETY: `struct winsize` is four u16 (ioctl_tty(2)), and nothing else is written.
+    if unsafe { ioctl(0, TIOCGWINSZ, size.as_mut_ptr()) } != 0 {
+        return "none".to_owned();
+    }
+    format!("{}x{}", size[0], size[1])
 }

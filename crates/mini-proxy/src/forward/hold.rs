@@ -15,20 +15,31 @@ use crate::table::{App, Choice, InFlight, Lasting, TargetState};
 /// Requests held at once for one app.
 const MAX_WAITING: usize = 1000;
 
-/// Chooses a target of the app that `host` names; `not` was just found dead.
+/// Chooses a target of the app that `host` names. `app` is its entry of a moment ago; `not` was just
+/// found dead.
 pub(crate) async fn pick(
     shared: &Arc<Shared>,
     host: &str,
+    app: Option<&Arc<App>>,
     not: Option<&TargetState>,
 ) -> Result<InFlight, Code> {
-    let app = find(shared, host)?;
-    match app.choose(shared, not) {
-        Choice::Go(flight) => return Ok(flight),
-        Choice::No(code) => return Err(code),
-        Choice::Hold => {}
+    if let (Some(app), None) = (app, not)
+        && let Choice::Go(flight) = app.choose(shared, None)
+    {
+        return Ok(flight);
     }
+    let app = loop {
+        let app = find(shared, host)?;
+        match app.choose(shared, not) {
+            Choice::Go(flight) => return Ok(flight),
+            Choice::No(code) if !shared.settle().await => return Err(code),
+            Choice::No(_) => {}
+            Choice::Hold => break app,
+        }
+    };
     let deadline = Instant::now() + shared.hold;
     let _place = Place::take(&app.lasting)?;
+    app.lasting.seen.count_held();
     let mut lasting = Arc::clone(&app.lasting);
     loop {
         // Subscribed before looking, so that no change falls between the two.
@@ -77,7 +88,7 @@ mod tests {
 
     #[test]
     fn so_many_may_wait_and_no_more() {
-        let lasting = Arc::new(Lasting::new());
+        let lasting = Arc::new(Lasting::new(&"blue".parse().unwrap()));
         let places: Vec<_> = (0..MAX_WAITING).map(|_| Place::take(&lasting).ok()).collect();
         assert!(places.iter().all(Option::is_some));
         assert_eq!(Place::take(&lasting).err(), Some(Code::H22));

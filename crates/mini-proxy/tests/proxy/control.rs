@@ -244,3 +244,23 @@ async fn deploys_under_load_fail_no_request_and_none_comes_after_drained() {
     assert!(instances.iter().all(|i| i.2.requests.load(SeqCst) > 50), "both had load");
     assert_eq!(c.status_without(|_| false).await.cut, 0);
 }
+
+#[tokio::test]
+async fn who_only_asks_for_the_status_is_not_taken_for_the_controller() {
+    let proxy = Proxy::start().await;
+    let (blue, _) = named("blue").await;
+    let mut c = proxy.with_table(vec![serving("blue", blue)]).await;
+    for _ in 0..3 {
+        let mut guest = Controller::connect(proxy.control_path()).await;
+        assert!(matches!(guest.next().await, FromProxy::Hello { .. }));
+        guest.send(&ToProxy::Status).await;
+        let FromProxy::Status(status) = guest.next().await else { panic!("no status") };
+        assert_eq!((status.generation, status.apps), (1, 1));
+        // It may change nothing.
+        guest.send(&ToProxy::Table { generation: 9, apps: vec![] }).await;
+        assert!(guest.try_next().await.is_none(), "it is closed");
+    }
+    c.send(&ToProxy::App { generation: 2, route: serving("blue", blue) }).await;
+    c.until_applied(2).await;
+    assert_eq!(proxy.get("blue.localhost").await.body, "blue");
+}

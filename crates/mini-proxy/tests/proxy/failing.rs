@@ -209,7 +209,8 @@ async fn an_idle_connection_is_trusted_for_a_while_only() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_the_app() {
-    let proxy = Proxy::start().await;
+    let short = Duration::from_millis(500);
+    let proxy = Proxy::start_with(|c| c.timeouts.half_closed = short).await;
     let (tx, mut left) = tokio::sync::mpsc::unbounded_channel();
     let (addr, _) = upstream(move |_, mut conn, _| {
         let tx = tx.clone();
@@ -241,4 +242,23 @@ async fn a_client_that_leaves_frees_the_app() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_has_only_ended_its_own_direction_gets_its_answer() {
+    let proxy = Proxy::start().await;
+    let (addr, _) = upstream(|_, mut conn, _| async move {
+        conn.head().await;
+        // Longer than it takes until the client's end is seen.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole").await;
+        conn.rest().await;
+    })
+    .await;
+    let _c = proxy.with_table(vec![serving("blue", addr)]).await;
+    let mut client = proxy.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: blue.localhost\r\n\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.answer().await.body, "whole");
+    assert_eq!(client.rest().await, "");
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 pub(crate) struct Proxy {
     pub(crate) addr: SocketAddr,
+    /// Where it speaks TLS.
+    pub(crate) https: SocketAddr,
     pub(crate) dir: Arc<tempfile::TempDir>,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
@@ -44,39 +46,27 @@ impl Proxy {
         dir: Arc<tempfile::TempDir>,
         change: impl FnOnce(&mut ProxyConfig),
     ) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        let mut config = ProxyConfig {
-            domains: vec!["localhost".parse().unwrap()],
-            listeners: vec![listener],
-            control_socket: dir.path().join("control.sock"),
-            allowed_uids: vec![rustix::process::getuid().as_raw()],
-            api_socket: dir.path().join("api.sock"),
-            snapshot: dir.path().join("routes"),
-            boot_id: "boot-1".into(),
-            version: "0".into(),
-            drain: Duration::from_secs(5),
-            hold: Duration::from_secs(5),
-            timeouts: Timeouts::default(),
-        };
+        let mut config = config_in(dir.path());
+        let addr = config.listeners[0].local_addr().unwrap();
+        let https = config.https_listeners[0].local_addr().unwrap();
+        let (accepting, accepts) = oneshot::channel();
+        config.accepting = Some(accepting);
         change(&mut config);
         let (shutdown, stopped) = oneshot::channel();
-        let control = config.control_socket.clone();
-        let _ = std::fs::remove_file(&control);
         let task = tokio::spawn(async move {
             run(config, async { drop(stopped.await) }).await.expect("the proxy starts")
         });
-        soon("the control socket", async {
-            while !control.exists() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        Self { addr, dir, shutdown: Some(shutdown), task }
+        soon("the proxy", accepts).await.expect("it accepts");
+        Self { addr, https, dir, shutdown: Some(shutdown), task }
     }
 
     pub(crate) fn begin_shutdown(&mut self) {
         drop(self.shutdown.take());
+    }
+
+    /// Waits for its end, which is not asked for here.
+    pub(crate) async fn finished(self) -> Drained {
+        soon("its end", self.task).await.unwrap()
     }
 
     pub(crate) async fn finish(mut self) -> Drained {
@@ -113,6 +103,31 @@ impl Proxy {
     /// One GET on a connection of its own.
     pub(crate) async fn get(&self, host: &str) -> Answer {
         self.client().await.get(host, "/").await
+    }
+}
+
+/// A proxy's settings, with listeners of its own.
+pub(crate) fn config_in(dir: &Path) -> ProxyConfig {
+    let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    ProxyConfig {
+        domains: vec!["localhost".parse().unwrap()],
+        listeners: vec![listener()],
+        https_listeners: vec![listener()],
+        tls_dir: dir.join("tls"),
+        control_socket: dir.join("control.sock"),
+        metrics_socket: dir.join("metrics.sock"),
+        metrics_listen: None,
+        allowed_uids: vec![rustix::process::getuid().as_raw()],
+        api_sockets: vec![dir.join("api.sock")],
+        snapshot: dir.join("routes"),
+        boot_id: "boot-1".into(),
+        version: "0".into(),
+        drain: Duration::from_secs(5),
+        hold: Duration::from_secs(5),
+        timeouts: Timeouts::default(),
+        clients: mini_proxy::Clients::default(),
+        succeeds: None,
+        accepting: None,
     }
 }
 
@@ -159,6 +174,12 @@ impl Controller {
         self.try_next().await.expect("the proxy closed the control connection")
     }
 
+    /// Reads on to the end of the connection.
+    pub(crate) async fn after_all(&mut self) -> Option<FromProxy> {
+        while self.try_next().await.is_some() {}
+        None
+    }
+
     /// Reads on to the first document that is looked for.
     pub(crate) async fn until<T>(&mut self, what: &str, f: impl Fn(&FromProxy) -> Option<T>) -> T {
         soon(what, async {
@@ -198,7 +219,8 @@ impl Controller {
 
 pub(crate) fn app(name: &str, web: WebState, targets: Vec<Target>) -> AppRoute {
     let app = name.parse().unwrap();
-    AppRoute { app, hosts: Vec::new(), web, targets, health: HealthSpec::default() }
+    let (health, rules) = (HealthSpec::default(), Box::default());
+    AppRoute { app, hosts: Vec::new(), web, targets, health, rules }
 }
 
 pub(crate) fn serving(name: &str, addr: SocketAddr) -> AppRoute {
@@ -388,4 +410,26 @@ pub(crate) async fn answer_all(mut conn: Client, seen: Seen, name: &'static str)
         conn.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()))
             .await;
     }
+}
+
+/// Echoes each chunk of a request as it comes. After the last one comes `section`, the trailer
+/// section, and the answer ends with `end`.
+pub(crate) async fn echo_chunks(section: &'static str, end: &'static str) -> (SocketAddr, Seen) {
+    upstream(move |_, mut conn, _| async move {
+        let head = conn.head().await;
+        assert_eq!(header(&head, "transfer-encoding"), Some("chunked"));
+        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        loop {
+            let size = conn.until("\r\n").await;
+            let n = usize::from_str_radix(size.trim(), 16).unwrap();
+            if n == 0 {
+                assert_eq!(conn.exactly(section.len()).await, section);
+                return conn.send(end).await;
+            }
+            let data = conn.exactly(n).await;
+            conn.until("\r\n").await;
+            conn.send(&format!("{n:x}\r\n{data}\r\n")).await;
+        }
+    })
+    .await
 }

@@ -108,7 +108,7 @@ async fn health_is_told_when_it_changes() {
     assert_eq!(health(&mut c, "b1").await, (Millis(1), Verdict::Healthy));
 
     // Restarted: the same instance at the same address, and nothing is known of it.
-    route.health = HealthSpec { path: Some("/up".into()) };
+    route.health = HealthSpec { path: Some("/up".into()), check: None };
     route.targets[0].started = Millis(2);
     c.route(route.clone()).await;
     assert_eq!(health(&mut c, "b1").await, (Millis(2), unhealthy("GET /up answered 500")));
@@ -156,4 +156,19 @@ async fn after_a_reboot_targets_have_to_prove_themselves() {
         answer_all(conn, seen, "back")
     });
     assert_eq!(client.answer().await.body, "back");
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_just_started_waits_for_the_word_of_the_controller() {
+    let proxy = Proxy::start().await;
+    let (blue, _) = named("blue").await;
+    let mut known = proxy.client().await;
+    known.send("GET / HTTP/1.1\r\nHost: blue.localhost\r\n\r\n").await;
+    let mut unknown = proxy.client().await;
+    unknown.send("GET / HTTP/1.1\r\nHost: red.localhost\r\n\r\n").await;
+    let (mut c, _) = proxy.controller().await;
+    soon("both to wait", async { while c.status_without(|_| false).await.in_flight < 2 {} }).await;
+    c.send(&ToProxy::Table { generation: 1, apps: vec![serving("blue", blue)] }).await;
+    assert_eq!(known.answer().await.body, "blue");
+    assert_eq!(unknown.answer().await.error(), (404, "unknown_host"));
 }

@@ -78,9 +78,8 @@ async fn nonsense_gets_an_answer_or_an_end_and_hurts_nobody() {
     let proxy = Proxy::start().await;
     let (addr, _) = named("blue").await;
     let _c = proxy.with_table(vec![serving("blue", addr)]).await;
-    let inputs: [&[u8]; 6] = [
+    let inputs: [&[u8]; 5] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET / HTTP/3.7\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\n folded: 1\r\n\r\n",

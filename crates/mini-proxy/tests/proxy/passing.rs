@@ -85,23 +85,7 @@ async fn the_app_reads_who_asked() {
 #[tokio::test]
 async fn bodies_flow_both_ways_at_once() {
     let proxy = Proxy::start().await;
-    // Echoes each chunk as it comes, after the head.
-    let (addr, _) = upstream(|_, mut conn, _| async move {
-        let head = conn.head().await;
-        assert_eq!(header(&head, "transfer-encoding"), Some("chunked"));
-        conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-        loop {
-            let size = conn.until("\r\n").await;
-            let n = usize::from_str_radix(size.trim(), 16).unwrap();
-            let data = conn.exactly(n).await;
-            conn.until("\r\n").await;
-            conn.send(&format!("{n:x}\r\n{data}\r\n")).await;
-            if n == 0 {
-                return;
-            }
-        }
-    })
-    .await;
+    let (addr, _) = echo_chunks("\r\n", "0\r\n\r\n").await;
     let _c = proxy.with_table(vec![serving("blue", addr)]).await;
     let mut client = proxy.client().await;
     client
@@ -211,7 +195,9 @@ async fn old_and_terse_clients_are_served() {
     let mut old = proxy.client().await;
     old.send("GET / HTTP/1.0\r\nHost: blue.localhost\r\n\r\n").await;
     let all = old.rest().await;
-    assert!(all.starts_with("HTTP/1.0 200") && all.ends_with("\r\n\r\nok"), "{all:?}");
+    // RFC 9110 section 2.5: the answer has our version.
+    assert!(all.starts_with("HTTP/1.1 200") && all.ends_with("\r\n\r\nok"), "{all:?}");
+    assert_eq!(header(&all, "connection"), Some("close"));
 
     let mut client = proxy.client().await;
     client.send("HEAD / HTTP/1.1\r\nHost: blue.localhost\r\n\r\n").await;

@@ -68,6 +68,8 @@ async fn idle_connections_do_not_hold_a_shutdown_up_and_a_late_request_is_served
     let mut idle = proxy.client().await;
     idle.get("blue.localhost", "/").await;
     let mut fresh = proxy.client().await;
+    // The kernel gives a connection to the proxy with its first bytes.
+    fresh.send("\r\n").await;
     let mut late = proxy.client().await;
     late.get("blue.localhost", "/").await;
     late.send("GET / HTTP/1.1\r\nHost: blue").await;

@@ -37,6 +37,9 @@ enum Verb {
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
+        /// Delete its volumes with all their data, too
+        #[arg(long)]
+        with_volumes: bool,
     },
 }
 
@@ -45,7 +48,9 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Verb::List => list(context).await,
         Verb::Create { name } => create(context, name).await,
         Verb::Info { name } => info(context, name).await,
-        Verb::Destroy { name, yes } => destroy(context, name, yes).await,
+        Verb::Destroy { name, yes, with_volumes } => {
+            destroy(context, name, yes, with_volumes).await
+        }
     }
 }
 
@@ -62,7 +67,10 @@ async fn list(context: &Context) -> Result<(), Failure> {
     let row = |app: &App| {
         vec![
             app.name.to_string(),
-            word(&app.state),
+            match app.maintenance {
+                true => format!("{}, maintenance", word(&app.state)),
+                false => word(&app.state),
+            },
             app.release.clone().unwrap_or_else(|| "-".into()),
             app.deployed_at.map_or_else(|| "-".into(), |at| ago(at, now)),
             app.urls.first().cloned().unwrap_or_default(),
@@ -97,6 +105,9 @@ async fn info(context: &Context, name: Option<AppName>) -> Result<(), Failure> {
     lines.extend(app.image.map(|image| ("image", image)));
     lines.extend(app.deployed_at.map(|at| ("deployed", ago(at, now))));
     lines.push(("created", ago(app.created_at, now)));
+    if app.maintenance {
+        lines.push(("answers", "503 only: `mini maintenance off` ends the maintenance".into()));
+    }
     if app.env_staged {
         lines.push(("staged", "config vars wait for the next deploy".into()));
     }
@@ -106,13 +117,31 @@ async fn info(context: &Context, name: Option<AppName>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn destroy(context: &Context, name: Option<AppName>, yes: bool) -> Result<(), Failure> {
+async fn destroy(
+    context: &Context,
+    name: Option<AppName>,
+    yes: bool,
+    with_volumes: bool,
+) -> Result<(), Failure> {
     let (name, client) = context.app_or(name)?;
     let failed = |e| Failure::from(e).about(&name);
-    client.app(&name).await.map_err(failed)?;
-    prompt::confirm(&context.out, &format!("Destroying {name}"), name.as_str(), yes)?;
+    let before = client.app(&name).await.map_err(failed)?;
+    let volumes = match client.volumes(&name).await {
+        Ok(found) => found.volumes,
+        // A server that is older than volumes.
+        Err(e) if e.is_not_found() => Vec::new(),
+        Err(e) => return Err(failed(e)),
+    };
+    let data =
+        if with_volumes && !volumes.is_empty() { " with all data in its volumes" } else { "" };
+    prompt::confirm(&context.out, &format!("Destroying {name}{data}"), name.as_str(), yes)?;
     context.out.begin(&format!("Destroying {name}"));
-    let mut app = client.destroy_app(&name).await.map_err(failed)?;
+    let mut app = match client.destroy_app(&name, with_volumes).await {
+        Ok(now) => now,
+        // The answer to a first try was lost, and it is gone since.
+        Err(e) if e.is_not_found() => before,
+        Err(e) => return Err(failed(e)),
+    };
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         match client.app(&name).await {
@@ -122,5 +151,15 @@ async fn destroy(context: &Context, name: Option<AppName>, yes: bool) -> Result<
         }
     }
     context.out.end("gone");
+    if !with_volumes && !volumes.is_empty() {
+        let names: Vec<&str> = volumes.iter().map(|v| v.name.as_str()).collect();
+        context.out.say(&format!(
+            "Kept: the volume{} {}; `mini volumes list --all` shows what is left, and \
+             `mini volumes remove {name}/{} --delete-data` deletes it.",
+            if names.len() == 1 { "" } else { "s" },
+            names.join(", "),
+            names[0]
+        ));
+    }
     if context.out.json { context.out.document(&app) } else { Ok(()) }
 }

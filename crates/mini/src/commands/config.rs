@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
-use mini_api::client::Endpoint;
+use mini_api::client::{Endpoint, Fingerprint};
 use serde::Serialize;
 
 use crate::config_file::Known;
@@ -16,7 +16,7 @@ use crate::settings::Target;
 /// Choose and list servers; an app's config vars are `mini env`
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  mini config set-host http://localhost\n  \
-                        mini config set-host http://203.0.113.7 --as prod\n  \
+                        mini config set-host https://203.0.113.7 --as prod --fingerprint 3f1c…\n  \
                         mini config use prod\n  mini config list")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -27,11 +27,14 @@ pub(crate) struct Args {
 enum Verb {
     /// Name a server and make it the current one
     SetHost {
-        /// http://HOST[:PORT] or unix:PATH
+        /// https://HOST[:PORT], http://HOST[:PORT] or unix:PATH
         url: String,
         /// Its name here; left out, it is made from the host
         #[arg(long = "as", value_name = "NAME")]
         name: Option<String>,
+        /// The certificate to believe until a public one comes: its SHA-256 in hex
+        #[arg(long, value_name = "SHA256")]
+        fingerprint: Option<Fingerprint>,
     },
     /// Make a server the current one
     Use { name: String },
@@ -45,7 +48,9 @@ enum Verb {
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     match args.verb {
-        Verb::SetHost { url, name } => set_host(context, &url, name).await,
+        Verb::SetHost { url, name, fingerprint } => {
+            set_host(context, &url, name, fingerprint).await
+        }
         Verb::Use { name } => choose(context, &name),
         Verb::List => list(context),
         Verb::Show => show(context),
@@ -53,7 +58,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     }
 }
 
-async fn set_host(context: &Context, url: &str, name: Option<String>) -> Result<(), Failure> {
+async fn set_host(
+    context: &Context,
+    url: &str,
+    name: Option<String>,
+    fingerprint: Option<Fingerprint>,
+) -> Result<(), Failure> {
     let endpoint: Endpoint = url.parse().map_err(|e| Failure::usage(format!("{e}")))?;
     if name.as_ref().is_some_and(|n| n.trim().is_empty()) {
         return Err(Failure::usage("a server's name is not empty"));
@@ -61,13 +71,24 @@ async fn set_host(context: &Context, url: &str, name: Option<String>) -> Result<
     let mut file = context.config()?;
     warn_plain_http(context, &endpoint);
     // Without any token: it may not be the server that the tokens here are for.
-    let target =
-        Target { endpoint: endpoint.clone(), token: None, name: None, from: "", note: None };
+    let known = file.with_host(&endpoint);
+    let mut target = Target {
+        endpoint: endpoint.clone(),
+        token: None,
+        fingerprint: known.as_ref().and_then(|k| k.fingerprint),
+        name: None,
+        from: "",
+        note: None,
+    };
+    pin(&mut target, fingerprint)?;
+    let pinned = target.fingerprint;
     let health = context.client_of(target).health().await?;
-    let known = file.with_host(&endpoint).map(|k| k.name);
-    let name = name.or(known).unwrap_or_else(|| default_name(&endpoint));
+    let name = name.or(known.map(|k| k.name)).unwrap_or_else(|| default_name(&endpoint));
     let before = file.server(&name).ok().flatten();
     let dropped = file.set_host(&name, &endpoint);
+    if let Some(pinned) = pinned {
+        file.set_fingerprint(&name, pinned);
+    }
     file.set_current(&name);
     file.save()?;
     if let Some(before) = before.filter(|b| b.endpoint != endpoint) {
@@ -97,6 +118,7 @@ struct Shown {
     host: String,
     current: bool,
     has_token: bool,
+    fingerprint: Option<String>,
 }
 
 fn list(context: &Context) -> Result<(), Failure> {
@@ -106,6 +128,7 @@ fn list(context: &Context) -> Result<(), Failure> {
         current: current.as_ref() == Some(&known.name),
         host: known.endpoint.to_string(),
         has_token: known.token.is_some(),
+        fingerprint: known.fingerprint.map(|f| f.to_string()),
         name: Some(known.name),
     };
     let servers: Vec<Shown> = file.servers().into_iter().map(shown).collect();
@@ -138,6 +161,7 @@ fn show(context: &Context) -> Result<(), Failure> {
             host: target.endpoint.to_string(),
             current,
             has_token: target.token.is_some(),
+            fingerprint: target.fingerprint.map(|f| f.to_string()),
             name: target.name,
         });
     }
@@ -146,6 +170,9 @@ fn show(context: &Context) -> Result<(), Failure> {
     context.out.data(&format!("server  {name}"))?;
     context.out.data(&format!("host    {}", target.endpoint))?;
     context.out.data(&format!("token   {token}"))?;
+    if let Some(fingerprint) = target.fingerprint {
+        context.out.data(&format!("pinned  {fingerprint}"))?;
+    }
     context.out.data(&format!("from    {}", target.from))?;
     context.out.data(&format!("file    {}", file.path.display()))
 }
@@ -170,17 +197,28 @@ fn unknown(name: &str) -> Failure {
 
 /// A token over plain http can be read by everybody between.
 pub(super) fn warn_plain_http(context: &Context, endpoint: &Endpoint) {
-    if !endpoint.is_local() {
+    if endpoint.is_plain() {
+        let secure = endpoint.to_string().replacen("http://", "https://", 1);
         context.out.warn(&format!(
             "{endpoint} is plain http: what you send there, the token too, can be read on the way; \
-             an ssh tunnel to the server (ssh://, by a later version itself) cannot"
+             over https ({secure}, with --fingerprint until it has a public certificate) it cannot"
         ));
     }
 }
 
+/// Puts the certificate that is named into the target.
+pub(super) fn pin(target: &mut Target, fingerprint: Option<Fingerprint>) -> Result<(), Failure> {
+    if fingerprint.is_some() && !matches!(target.endpoint, Endpoint::Https { .. }) {
+        return Err(Failure::usage(format!("{} has no certificate to pin", target.endpoint))
+            .hint("--fingerprint goes with an address that begins with https://"));
+    }
+    target.fingerprint = fingerprint.or(target.fingerprint);
+    Ok(())
+}
+
 /// `local` for this machine, else the first telling label, else the address itself.
 pub(super) fn default_name(endpoint: &Endpoint) -> String {
-    let Endpoint::Http { host, .. } = endpoint else {
+    let (Endpoint::Http { host, .. } | Endpoint::Https { host, .. }) = endpoint else {
         return "local".to_owned();
     };
     if endpoint.is_local() {

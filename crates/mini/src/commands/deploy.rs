@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mini_api::client::{Client, ClientError};
-use mini_api::{NewApp, NewDeployment};
+use mini_api::{Deployment, ErrorCode, NewApp, NewDeployment};
 use mini_core::cause::size;
 use mini_core::name::AppName;
+use mini_core::release::Strategy;
 use mini_core::source::SourceDigest;
 
+use crate::ci::{self, Pipeline};
 use crate::context::{Context, new_key};
 use crate::failure::{Failure, Kind};
 use crate::follow::{Steps, conclude, follow};
@@ -28,7 +30,7 @@ const UPLOADS: u32 = 3;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  mini deploy .\n  mini deploy api --app my-api\n  \
                         mini deploy --image nginx:1.29 --app web\n  \
-                        mini deploy --no-wait --idempotency-key $CI_COMMIT_SHA")]
+                        mini deploy --ci --app web")]
 pub(crate) struct Args {
     /// The folder
     #[arg(default_value = ".")]
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Build even if the same source was built before, without the build cache
     #[arg(long, conflicts_with = "image")]
     rebuild: bool,
+    /// How the new release takes the place of the old one: side by side, or one after the other
+    #[arg(long, value_name = "rolling|recreate", value_parser = strategy)]
+    strategy: Option<Strategy>,
     /// Shown in `mini releases`
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -48,6 +53,18 @@ pub(crate) struct Args {
     /// The same key within a day is the same deployment
     #[arg(long, value_name = "KEY", value_parser = key)]
     idempotency_key: Option<String>,
+    /// In a pipeline: plain lines, once for each commit, and for GitHub Actions a group for the
+    /// build and the outputs url, app, release and deployment
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) ci: bool,
+}
+
+fn strategy(text: &str) -> Result<Strategy, String> {
+    match text {
+        "rolling" => Ok(Strategy::Rolling),
+        "recreate" => Ok(Strategy::Recreate),
+        _ => Err("it is rolling or recreate".to_owned()),
+    }
 }
 
 fn key(text: &str) -> Result<String, String> {
@@ -62,7 +79,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let project = Project::read(folder)?;
     let named = context.app_name(&project, folder)?;
     let client = context.client_in(&project)?;
-    let key = args.idempotency_key.map_or_else(new_key, Ok)?;
+    let pipeline = args.ci.then(|| Pipeline::of(&context.vars));
     let listing = match &args.image {
         Some(_) => None,
         None => Some(listing(folder).await?),
@@ -74,7 +91,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let mut new = NewDeployment {
         image: args.image,
         rebuild: args.rebuild,
-        description: args.description,
+        strategy: args.strategy,
+        description: args.description.or_else(|| pipeline.as_ref()?.description()),
         ..NewDeployment::default()
     };
     if let Some(listing) = listing {
@@ -85,8 +103,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     }
     // Up to here nothing runs, and Ctrl-C may just end us.
     let interrupt = Interrupt::listen();
-    let deployment =
-        client.deploy(&app, &new, &key).await.map_err(|e| Failure::from(e).about(&app))?;
+    let deployment = match (args.idempotency_key, &pipeline) {
+        (None, Some(pipeline)) => once(context, &client, &app, &new, pipeline).await,
+        (key, _) => Ok(client.deploy(&app, &new, &key.map_or_else(new_key, Ok)?).await?),
+    };
+    let deployment = deployment.map_err(|e| e.about(&app))?;
     if args.no_wait {
         let id = &deployment.id;
         context.out.say(&format!("Accepted; `mini deploys follow {id}` follows it."));
@@ -97,8 +118,45 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
         };
     }
     let steps = if new.image.is_some() { Steps::Image } else { Steps::Source };
-    let end = follow(context, &client, &deployment, steps, &interrupt).await?;
-    conclude(context, &client, &end).await
+    let end = if pipeline.is_some() && deployment.status.is_final() {
+        deployment
+    } else {
+        follow(context, &client, &deployment, steps, &interrupt).await?
+    };
+    conclude(context, &client, &end).await?;
+    pipeline.map_or(Ok(()), |pipeline| pipeline.report(&end))
+}
+
+/// The deployment of this commit: the one that there is, unless the app runs something else by now.
+async fn once(
+    context: &Context,
+    client: &Client,
+    app: &AppName,
+    new: &NewDeployment,
+    pipeline: &Pipeline,
+) -> Result<Deployment, Failure> {
+    let Some(key) = pipeline.key(new.source.as_ref(), new.image.as_deref()) else {
+        context
+            .out
+            .warn("no variable names the commit (GITHUB_SHA, CI_COMMIT_SHA): each run deploys");
+        return Ok(client.deploy(app, new, &new_key()?).await?);
+    };
+    let past = match client.deploy(app, new, &key).await {
+        Ok(deployment) if !deployment.status.is_final() => return Ok(deployment),
+        Ok(deployment) if !ci::is_past(&deployment, &client.app(app).await?) => {
+            context.out.say("This commit is deployed already.");
+            return Ok(deployment);
+        }
+        Ok(deployment) => format!("This commit's deployment {} is past", deployment.id),
+        // The same commit on another branch, or with other flags.
+        Err(ClientError::Api(body, _)) if body.code == ErrorCode::IdempotencyConflict => {
+            "This commit was deployed in another way".to_owned()
+        }
+        Err(e) => return Err(e.into()),
+    };
+    context.out.say(&format!("{past}: once more."));
+    let key = pipeline.key_again(&key).map_or_else(new_key, Ok)?;
+    Ok(client.deploy(app, new, &key).await?)
 }
 
 fn check(folder: &Path) -> Result<(), Failure> {
@@ -127,9 +185,20 @@ async fn ensure(context: &Context, client: &Client, app: AppName) -> Result<AppN
         Err(e) if !e.is_not_found() => return Err(e.into()),
         Err(_) => {}
     }
-    let created = client.create_app(&NewApp { name: Some(app.into()) }).await?.name;
-    context.out.say(&format!("Created app {created}"));
-    Ok(created)
+    let new = NewApp { name: Some(app.clone().into()) };
+    if let Err(error) = client.create_app(&new).await {
+        if !error.may_pass() {
+            return Err(error.into());
+        }
+        // The answer may have been lost. It was not there before, so if it is now, it is ours; a
+        // server that is away is waited for.
+        match client.app(&app).await {
+            Err(e) if e.is_not_found() => drop(client.create_app(&new).await?),
+            found => drop(found?),
+        }
+    }
+    context.out.say(&format!("Created app {app}"));
+    Ok(app)
 }
 
 /// A new app with a name of the server's, remembered in the folder's `mini.toml`.
@@ -210,7 +279,7 @@ async fn upload(
                 return Ok(false);
             }
             // The next question waits for a server that is away, and may find the source there.
-            ClientError::Unreachable { .. } if tries < UPLOADS => {
+            error if error.may_pass() && tries < UPLOADS => {
                 context.out.say(&format!("{error}; sending again"));
                 if client.source(app, &packed.digest).await?.is_some() {
                     return Ok(true);

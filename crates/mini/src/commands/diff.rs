@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Show what differs between two releases: image, processes, names of config vars
+/// Show what differs between two releases: image, processes, limits, rules, config vars
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  mini diff v11 v12\n  mini diff v3 v12 --json")]
 pub(crate) struct Args {
@@ -61,9 +61,19 @@ fn differences(from: &ReleaseInfo, to: &ReleaseInfo) -> Vec<Difference> {
     changed("source", &short(&from.source), &short(&to.source));
     changed("port", &from.port.to_string(), &to.port.to_string());
     changed("health path", &text(&from.health_path), &text(&to.health_path));
+    changed("strategy", &strategy(from), &strategy(to));
+    let words = |r: &ReleaseInfo| text(&r.release_command.as_ref().map(|words| words.join(" ")));
+    changed("release command", &words(from), &words(to));
     found.extend(of_maps("process", &from.processes, &to.processes));
+    found.extend(of_maps("limits of", &from.limits, &to.limits));
+    found.extend(of_maps("volume", &from.volumes, &to.volumes));
+    found.extend(of_maps("http", &from.http, &to.http));
     found.extend(of_maps("config", &from.env, &to.env));
     found
+}
+
+fn strategy(release: &ReleaseInfo) -> String {
+    super::word(&release.strategy)
 }
 
 fn of_maps<V: PartialEq>(

@@ -109,7 +109,11 @@ async fn list(context: &Context) -> Result<(), Failure> {
         context.out.say(&format!("{app} has no config vars; `mini env set KEY=VALUE` sets one."));
     }
     for (name, value) in &env.vars {
-        context.out.data(&env_file::line(name, value))?;
+        let line = if env.values_hidden { name.clone() } else { env_file::line(name, value) };
+        context.out.data(&line)?;
+    }
+    if env.values_hidden && !env.vars.is_empty() {
+        context.out.say("Names only: the values are shown to tokens of the scope admin.");
     }
     if !env.staged.is_empty() {
         context.out.say(&format!("Waiting for the next deploy: {}", env.staged.join(", ")));

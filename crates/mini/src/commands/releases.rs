@@ -65,6 +65,16 @@ async fn info(context: &Context, release: &str) -> Result<(), Failure> {
         let command = command.as_ref().map_or("the image's own command".into(), |c| c.join(" "));
         lines.push(("process", format!("{process}: {command}")));
     }
+    if let Some(command) = &found.release_command {
+        lines.push(("before live", command.join(" ")));
+    }
+    for (process, limits) in &found.limits {
+        lines.push(("limits", format!("{process}: {}", super::limits::words(limits))));
+    }
+    for (volume, path) in &found.volumes {
+        lines.push(("volume", format!("{volume} at {path}")));
+    }
+    lines.push(("strategy", word(&found.strategy)));
     let names: Vec<&str> = found.env.keys().map(String::as_str).collect();
     lines.push(("config", if names.is_empty() { "-".into() } else { names.join(", ") }));
     for (name, value) in lines {

@@ -1,7 +1,7 @@
 //! `mini restart`: the same release in new instances.
 
-use mini_api::Deployment;
 use mini_api::client::Client;
+use mini_api::{Deployment, SettingsChanged};
 
 use crate::context::{Context, new_key};
 use crate::failure::Failure;
@@ -44,4 +44,29 @@ pub(super) async fn see_through(
     }
     let end = follow(context, client, &deployment, Steps::Bare, interrupt).await?;
     conclude(context, client, &end).await
+}
+
+/// What a change of settings does once the server has accepted it.
+pub(super) async fn settled(
+    context: &Context,
+    client: &Client,
+    (changed, done): (SettingsChanged, &str),
+    no_wait: bool,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let out = &context.out;
+    match &changed.deployment {
+        Some(deployment) => {
+            out.say(done);
+            see_through(context, client, deployment.clone(), no_wait, interrupt).await
+        }
+        None => {
+            out.say(&if changed.changed {
+                format!("{done}; nothing rolls out now, the next deploy has it")
+            } else {
+                "Nothing changed: it was so already.".to_owned()
+            });
+            if out.json { out.document(&changed) } else { Ok(()) }
+        }
+    }
 }

@@ -80,12 +80,12 @@ async fn wait(
 
 /// How many of a process type are up; none while others come or crash.
 fn up(seen: &Instances, process: &str) -> Option<u32> {
-    let own = seen.instances.iter().filter(|i| i.process.as_str() == process);
+    let own = seen.instances.iter().filter(|i| i.process.as_str() == process && !i.one_off);
     let mut up = 0;
     for instance in own {
         match instance.state {
             InstanceState::Up | InstanceState::Unhealthy => up += 1,
-            InstanceState::Draining | InstanceState::Stopping => {}
+            InstanceState::Draining | InstanceState::Stopping | InstanceState::Stopped => {}
             InstanceState::Starting | InstanceState::Crashed => return None,
         }
     }

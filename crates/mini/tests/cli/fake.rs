@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
 
 /// One request as it came.
 #[derive(Debug, Clone)]
@@ -91,29 +92,59 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_with(true, answer)
+        Self::start_with(true, None, answer)
     }
 
     /// Answers uploads without reading them, and then closes the connection.
     pub(crate) fn start_unread(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_with(false, answer)
+        Self::start_with(false, None, answer)
     }
 
-    fn start_with(read: bool, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    /// Over TLS, with a certificate and its key.
+    pub(crate) fn start_secure(
+        (certificate, key): (rcgen::Certificate, rcgen::KeyPair),
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Self::start_with(true, Some(TlsAcceptor::from(Arc::new(config))), answer)
+    }
+
+    fn start_with(
+        read: bool,
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answer, log): (Arc<Answer>, _) = (Arc::new(answer), asked.clone());
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (answer, log) = (answer.clone(), log.clone());
+                let (answer, log, tls) = (answer.clone(), log.clone(), tls.clone());
                 let service =
                     service_fn(move |request| serve(request, read, answer.clone(), log.clone()));
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                tokio::spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    // A connection that breaks is the client's to tell.
+                    let _ = match tls {
+                        None => http.serve_connection(TokioIo::new(stream), service).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => {
+                                http.serve_connection(TokioIo::new(stream), service).await
+                            }
+                            Err(_) => Ok(()),
+                        },
+                    };
+                });
             }
         });
         Self { url, asked, runtime: Some(runtime) }

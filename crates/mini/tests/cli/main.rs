@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
+mod certs;
+mod ci;
 mod deploys;
 mod fake;
 mod platform;
 mod servers;
+mod tls;
 mod verbs;
 
 use std::fs;

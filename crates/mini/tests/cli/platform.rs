@@ -102,6 +102,13 @@ impl Platform {
                 Reply::error(404, "not_found", &format!("there is no app named {name}"))
             }
             ("GET", ["apps", name]) => Reply::json(200, &app(name, Some("v3"))),
+            ("GET", ["apps", name, "volumes"]) => {
+                let volume = json!({
+                    "name": "data", "app": name, "left": false, "path": "/data", "shared": false,
+                    "engine_name": "mini-data", "created_at": "2026-11-23T09:30:00Z"
+                });
+                Reply::json(200, &json!({ "volumes": [volume] }))
+            }
             ("GET", ["apps", _, "sources", digest]) => {
                 *self.last_digest.lock().unwrap() = (*digest).to_owned();
                 if self.sources.lock().unwrap().contains(*digest) {

@@ -148,6 +148,6 @@ fn a_host_that_is_no_server_is_not_stored() {
     let fake = Fake::start(|_| Reply::bare(200, "<html>"));
     let machine = Machine::new();
     assert_eq!(machine.mini(&["config", "set-host", &fake.url]).code, 6);
-    assert_eq!(machine.mini(&["config", "set-host", "https://example.com"]).code, 2);
+    assert_eq!(machine.mini(&["config", "set-host", "ssh://example.com"]).code, 2);
     assert!(!machine.config.exists());
 }

@@ -18,7 +18,9 @@ fn destroying_asks_and_without_a_terminal_refuses() {
     assert_in(&refused.err, "hint: pass --yes if you mean it");
     assert!(fake.lines().iter().all(|l| !l.starts_with("DELETE")));
     let done = machine.mini(&["apps", "destroy", "blue-sky", "--yes"]);
-    assert_eq!((done.code, done.err.as_str()), (0, "Destroying blue-sky... gone\n"));
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_in(&done.err, "Destroying blue-sky... gone\n");
+    assert_in(&done.err, "Kept: the volume data;");
     assert_eq!(machine.mini(&["apps", "destroy", "blue-sky", "--yes"]).code, 4);
 }
 
@@ -91,6 +93,62 @@ fn a_reader_that_leaves_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(141));
+}
+
+#[test]
+fn a_domain_is_added_with_a_word_on_its_dns() {
+    let dns = |state: &str, records: Value| {
+        json!({
+            "state": state, "addresses": ["198.51.100.1"], "why": "not known", "records": records
+        })
+    };
+    let record = |kind: &str, value: &str| json!({"type": kind, "name": "w.org", "value": value});
+    let both = json!([record("CNAME", "apps.example.com"), record("A", "203.0.113.7")]);
+    let fake = Fake::start(move |asked| {
+        let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+        let (dns, routed) = match body["name"].as_str() {
+            Some("here.org") => (dns("here", json!([])), true),
+            Some("else.org") => (dns("elsewhere", both.clone()), true),
+            Some("none.org") => (dns("unresolved", json!([])), false),
+            _ => return Reply::error(409, "name_taken", "x.org belongs to the app red"),
+        };
+        let domain =
+            json!({ "name": body["name"], "created_at": "2026-11-23T09:00:00Z", "dns": dns });
+        Reply::json(200, &json!({ "domain": domain, "changed": true, "routed": routed }))
+    });
+    let machine = Machine::of(&fake);
+    let add = |name: &str| machine.mini(&["domains", "add", name, "-a", "blue"]);
+    assert_eq!(
+        add("here.org").err,
+        "Added here.org: requests for it reach blue\nDNS: here.org leads to this server.\n"
+    );
+    let elsewhere = add("else.org").err;
+    assert_in(&elsewhere, "leads to 198.51.100.1, which is not this server as far as it knows");
+    assert_in(&elsewhere, "Make the first of these records, or the others in its place:\n");
+    assert_in(&elsewhere, "  w.org CNAME apps.example.com\n  w.org A 203.0.113.7\n");
+    let nowhere = add("none.org");
+    assert_in(&nowhere.err, "warning: the proxy does not answer: it takes effect as soon as");
+    assert_in(&nowhere.err, "DNS: none.org leads to nothing yet (not known).");
+    assert_in(&nowhere.err, "with this server's public address");
+    assert_eq!((nowhere.code, add("x.org").code), (0, 5));
+    assert!(fake.asked()[0].key.is_some(), "it may be repeated");
+}
+
+#[test]
+fn a_page_that_is_too_large_is_not_sent() {
+    let fake = Fake::start(|_| Reply::json(200, &json!({ "changed": true, "routed": true })));
+    let machine = Machine::of(&fake);
+    machine.file("page.html", &"x".repeat(65_536));
+    let ran = machine.mini(&["pages", "set", "*", "page.html", "-a", "blue"]);
+    assert_eq!((ran.code, fake.lines()), (0, vec!["PUT /v1/apps/blue/pages/%2A".to_owned()]));
+    assert_in(&ran.err, "blue answers every code that has no page with page.html");
+    machine.file("page.html", &"x".repeat(65_537));
+    let ran = machine.mini(&["pages", "set", "*", "page.html", "-a", "blue"]);
+    assert_eq!((ran.code, fake.lines().len()), (1, 1), "{}", ran.err);
+    assert_in(&ran.err, "page.html is larger than 64 KiB");
+    let ran = machine.mini(&["maintenance", "on", "-a", "blue"]);
+    assert_in(&ran.err, "Maintenance is on: blue answers every request with 503 (H80)");
+    assert_eq!(fake.lines()[1], "PUT /v1/apps/blue/maintenance");
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! `minid doctor`: what is there, what is wrong, and what to do about it.
 
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
 
+use mini_controller::{Firewall, FirewallLook};
 use mini_core::cause::size;
 use mini_core::id::ServerId;
 use mini_core::ports::{EngineInfo, Runtime};
 use mini_core::subnet::{choose_pool, default_pools};
 use mini_docker::{Docker, DockerConfig};
+
+mod isolation;
 
 use crate::health;
 use crate::output::{self, Fault};
@@ -46,7 +49,7 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
     findings.push(data_folder(&settings.data_dir));
     findings.push(disk("the data folder", &settings.data_dir));
     findings.push(static_server(&settings.static_binary));
-    let running = health::over_unix(&settings.admin_socket()).await;
+    let running = health::over_unix(&settings.sockets.live("admin.sock")).await;
     findings.push(match &running {
         Some(health) if health.status == "ok" => {
             Good(format!("the controller runs ({})", health.version))
@@ -60,10 +63,20 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
         }
     });
     for address in &settings.http_listen {
-        findings.push(port(*address, running.is_some()).await);
+        findings.push(port(&settings, *address, running.is_some()).await);
+    }
+    for address in &settings.https_listen {
+        findings.push(secure_port(&settings, *address, running.is_some()).await);
     }
     for domain in &settings.domains {
         findings.push(names(domain.as_str()));
+    }
+    findings.push(certificates(&settings));
+    let held = firewall(&settings).await;
+    let try_it = matches!(held, Good(_));
+    findings.push(held);
+    if try_it {
+        findings.extend(isolation(&settings).await);
     }
     let mut faults = 0;
     for finding in findings {
@@ -184,7 +197,7 @@ fn static_server(path: &Path) -> Finding {
     }
 }
 
-async fn port(address: std::net::SocketAddr, controller_runs: bool) -> Finding {
+async fn port(settings: &Settings, address: SocketAddr, controller_runs: bool) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) if controller_runs => Bad(
             format!("nobody listens on {address}, though the controller runs"),
@@ -192,7 +205,7 @@ async fn port(address: std::net::SocketAddr, controller_runs: bool) -> Finding {
         ),
         Ok(_) => Good(format!("{address} is free")),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            match health::over_tcp(address).await {
+            match health::over_tcp(address, settings.proxy_protocol()).await {
                 Some(_) => Good(format!("{address} is served by mini")),
                 None => Bad(
                     format!("{address} is taken by another program"),
@@ -207,6 +220,113 @@ async fn port(address: std::net::SocketAddr, controller_runs: bool) -> Finding {
             format!("{address} cannot be listened on: {error}"),
             "start it as root, or name another --http-listen".into(),
         ),
+    }
+}
+
+/// The same for https, which a default start may be without.
+async fn secure_port(settings: &Settings, address: SocketAddr, controller_runs: bool) -> Finding {
+    let trouble = |text: String, hint: &str| {
+        if settings.default_https { Note(text, hint.into()) } else { Bad(text, hint.into()) }
+    };
+    match TcpListener::bind(address) {
+        Ok(_) if controller_runs => trouble(
+            format!("nobody listens on {address} for https, though the controller runs"),
+            "the proxy's log says why",
+        ),
+        Ok(_) => Good(format!("{address} is free for https")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            if health::is_our_tls(address, settings.proxy_protocol()).await {
+                Good(format!("{address} is served by mini over https"))
+            } else {
+                trouble(
+                    format!("{address}, for https, is taken by another program"),
+                    "`ss -ltnp` names it; or name another --https-listen",
+                )
+            }
+        }
+        Err(error) => trouble(
+            format!("{address} cannot be listened on for https: {error}"),
+            "start it as root, or name another --https-listen",
+        ),
+    }
+}
+
+async fn firewall(settings: &Settings) -> Finding {
+    if !settings.firewall() {
+        let why = if settings.firewall_named() { "it is off" } else { "this is not root" };
+        return Note(
+            format!("no firewall ({why}): apps reach services of this machine"),
+            "run minid as root without --firewall off".into(),
+        );
+    }
+    let Some(server) = super::firewall::server(settings).await else {
+        return Note(
+            "there is no firewall yet".into(),
+            "the first start of the controller makes it".into(),
+        );
+    };
+    let rules = super::firewall::rules(settings, &server);
+    match Firewall::new(rules.clone()).look().await {
+        Ok(FirewallLook::There(_)) => Good(format!("the firewall is in place ({})", rules.table())),
+        Ok(FirewallLook::Missing) => Bad(
+            "the firewall is not in place: apps reach services of this machine".into(),
+            "a controller that runs puts it back within 20 s; else its log says why".into(),
+        ),
+        Err(why) => {
+            Bad(format!("the firewall: {why}"), "it takes root, and nftables or iptables".into())
+        }
+    }
+}
+
+/// What the firewall says, tried from inside a container.
+async fn isolation(settings: &Settings) -> Vec<Finding> {
+    let tried = match isolation::look(settings).await {
+        Ok(tried) => tried,
+        Err(why) => {
+            return vec![Note(
+                format!("what apps reach could not be tried from inside a container: {why}"),
+                "it takes the engine, and the static-file server".into(),
+            )];
+        }
+    };
+    let wrong = tried.iter().filter(|tried| !tried.is_right());
+    let mut findings: Vec<Finding> = wrong
+        .map(|tried| {
+            let (what, at, found) = (tried.what, tried.at, &tried.found);
+            match tried.wanted {
+                true => Bad(
+                    format!("from inside a container {what} ({at}) is not reached: {found}"),
+                    "apps cannot call each other by their public names; another firewall of this \
+                     machine may be in the way"
+                        .into(),
+                ),
+                false => Bad(
+                    format!("from inside a container {what} ({at}) can be reached: {found}"),
+                    "`minid firewall show` prints our rules; another program may have changed them"
+                        .into(),
+                ),
+            }
+        })
+        .collect();
+    if findings.is_empty() {
+        let all: Vec<&str> = tried.iter().filter(|t| !t.wanted).map(|t| t.what).collect();
+        findings
+            .push(Good(format!("tried from inside a container, not reached: {}", all.join("; "))));
+    }
+    findings
+}
+
+fn certificates(settings: &Settings) -> Finding {
+    let acme = &settings.acme;
+    if let Some(path) = acme.ca_bundle.as_ref().filter(|path| !path.is_file()) {
+        return Bad(
+            format!("--acme-ca: there is no file {}", path.display()),
+            "name a bundle of certificates in PEM, or leave it out for a public authority".into(),
+        );
+    }
+    match &acme.off {
+        None => Good(format!("certificates are ordered from {}", acme.directory)),
+        Some(why) => Note("no certificates are ordered".to_owned(), why.clone()),
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::http;
-use crate::platform::{Platform, Said, deploy, fixture, until};
+use crate::platform::{Platform, deploy, fixture, until};
+use crate::said::Said;
 
 #[test]
 fn without_a_good_token_nothing_is_told() {
@@ -93,6 +94,93 @@ fn a_token_goes_to_its_own_host_only() {
     let wrong =
         Said::from(one.mini(&["apps"]).env("MINI_HOST", "http://127.0.0.1:9").output().unwrap());
     assert_eq!(wrong.code, 6, "{wrong:?}");
+}
+
+#[test]
+fn a_ci_token_deploys_one_app_and_the_trail_names_it() {
+    let platform = Platform::start();
+    let folder = fixture(&[]);
+    for app in ["blue", "red"] {
+        platform.ok(&["apps", "create", app]);
+    }
+    platform.ok(&["env", "set", "PASSWORD=correct-horse-battery", "--app", "blue"]);
+    let create =
+        ["tokens", "create", "ci", "--scope", "deploy", "--app", "blue", "--expires", "1y"];
+    let created = platform.ok(&create);
+    assert!(created.err.contains("may deploy blue until 2"), "{created:?}");
+    let as_ci = |secret: &str, arguments: &[&str]| -> Said {
+        platform.mini(arguments).env("MINI_TOKEN", secret).output().unwrap().into()
+    };
+    let secret = created.out.trim().to_owned();
+    let deployed = as_ci(&secret, &deploy(folder.path(), "blue"));
+    assert_eq!(deployed.code, 0, "{deployed:?}");
+    let env = as_ci(&secret, &["env", "list", "--app", "blue"]);
+    assert_eq!((env.code, env.out.as_str()), (0, "PASSWORD\n"), "{env:?}");
+    let refused = as_ci(&secret, &["apps", "destroy", "blue", "--yes"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("may deploy and read blue"), "{refused:?}");
+    assert!(refused.err.contains("hint: use a token of the scope admin"), "{refused:?}");
+    assert_eq!(as_ci(&secret, &["logs", "--app", "red"]).code, 4, "red is not there");
+    let apps = as_ci(&secret, &["apps"]);
+    assert!(apps.out.contains("blue") && !apps.out.contains("red"), "{apps:?}");
+
+    // Another secret; the old one works on for an hour, then not at all.
+    let second = platform.ok(&["tokens", "rotate", "ci", "--overlap", "1h"]).out.trim().to_owned();
+    for secret in [&secret, &second] {
+        assert_eq!(as_ci(secret, &["releases", "--app", "blue"]).code, 0);
+    }
+    let third = platform.ok(&["tokens", "rotate", "ci", "--overlap", "0s"]).out.trim().to_owned();
+    let ended = as_ci(&second, &["releases", "--app", "blue"]);
+    assert_eq!(ended.code, 3, "{ended:?}");
+    assert!(ended.err.contains("has another secret by now"), "{ended:?}");
+    assert_eq!(as_ci(&third, &["releases", "--app", "blue"]).code, 0);
+
+    // On the server itself, bound too.
+    let made = Command::new(env!("CARGO_BIN_EXE_minid"))
+        .args(["token", "create", "--name", "wall", "--scope", "read", "--app", "red"])
+        .args(["--expires", "1s"])
+        .env("MINID_DATA_DIR", platform.data())
+        .output()
+        .unwrap();
+    let wall = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let expired = until("it expires", || {
+        let said = as_ci(&wall, &["apps"]);
+        (said.code != 0).then_some(said)
+    });
+    assert_eq!(expired.code, 3, "{expired:?}");
+    assert!(expired.err.contains("the token \"wall\" expired"), "{expired:?}");
+
+    let trail = until("the refusals are written", || {
+        let trail = platform.json(&["audit", "-n", "100"])["entries"].as_array()?.clone();
+        let wall = |e: &serde_json::Value| e["actor"] == "wall" && e["status"] == 401;
+        trail.iter().any(wall).then_some(trail)
+    });
+    let has = |actor: &str, action: &str, app: Option<&str>, status: u16| {
+        let same = |e: &&serde_json::Value| {
+            e["actor"] == actor && e["action"] == action && e["status"] == status
+        };
+        let entry = trail.iter().filter(same).find(|e| e["app"].as_str() == app);
+        let entry = entry.unwrap_or_else(|| panic!("no {actor} {action} {status}: {trail:?}"));
+        assert!(entry["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{entry}");
+        entry.clone()
+    };
+    let ci = has("ci", "deployments.create", Some("blue"), 202);
+    assert_eq!(ci["source"], "127.0.0.1");
+    has("ci", "apps.destroy", Some("blue"), 403);
+    has("ci", "logs.read", Some("red"), 404);
+    has("test", "tokens.rotate", None, 200);
+    let uid = std::fs::metadata(platform.data()).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+    let admin = format!("admin socket (uid {})", uid.unwrap());
+    assert!(has(&admin, "tokens.create", None, 201)["source"].is_null());
+    let text = serde_json::to_string(&trail).unwrap();
+    for secret in ["correct-horse-battery", "mini_"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+    let table = platform.ok(&["audit", "--app", "blue"]);
+    assert!(
+        table.out.contains("deployments.create") && !table.out.contains("tokens."),
+        "{table:?}"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::http::{self, read_answer};
-use crate::platform::{Platform, Said, deploy, fixture, project, until, write_fixture};
+use crate::platform::{Platform, deploy, fixture, project, until, write_fixture};
+use crate::said::Said;
 
 #[test]
 fn a_folder_of_files_is_live_with_one_command() {

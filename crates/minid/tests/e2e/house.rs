@@ -11,7 +11,7 @@ use crate::platform::project;
 const ONLY_IN: [(&str, &str); 3] =
     [("bollard", "mini-docker"), ("rusqlite", "mini-controller"), ("axum", "mini-controller")];
 /// Which of our crates a crate may depend on.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("mini-core", &[]),
     ("mini-api", &["mini-core"]),
     ("mini-controller", &["mini-core", "mini-api"]),
@@ -21,7 +21,8 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("minid", &["mini-core", "mini-api", "mini-controller", "mini-docker", "mini-proxy"]),
     ("mini-static", &[]),
     ("mini-fixture", &[]),
-    ("mini-bench", &["mini-core", "mini-api"]),
+    ("mini-bench", &["mini-core", "mini-api", "mini-controller"]),
+    ("mini-proxy-bench", &["mini-core"]),
 ];
 
 fn metadata() -> Value {

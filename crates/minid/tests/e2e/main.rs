@@ -6,12 +6,32 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod access;
+mod backup;
+mod certs;
+mod crash;
 mod deploys;
+mod domains;
+mod drops;
+mod engine;
 mod examples;
 mod failures;
+mod firewall;
+mod handover;
+mod healthchecks;
 mod house;
 mod http;
 mod ills;
 mod images;
+mod load;
 mod platform;
+mod prober;
+mod releases;
+mod requests;
 mod restarts;
+mod said;
+mod sessions;
+mod status;
+mod terminal;
+mod tls;
+mod volumes;
+mod websocket;

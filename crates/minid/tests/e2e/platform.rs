@@ -3,17 +3,24 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use mini_core::ports::Runtime;
 use mini_docker::{Docker, DockerConfig};
 use serde_json::Value;
 
+use crate::engine::beside::{Beside, Relay};
 use crate::http::{self, Answer};
+use crate::said::Said;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether this is the long run (`make soak`), with the times that a server has by default.
+pub(crate) fn soak() -> bool {
+    std::env::var_os("MINI_SOAK").is_some()
+}
 
 pub(crate) struct Platform {
     pub(crate) folder: tempfile::TempDir,
@@ -23,6 +30,7 @@ pub(crate) struct Platform {
     child: Option<Child>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
+    beside: Option<(PathBuf, String, Relay)>,
 }
 
 /// The folder that the binaries under test lie in.
@@ -37,9 +45,17 @@ pub(crate) fn project() -> PathBuf {
         .expect("the project is there")
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// Below the ports that the kernel gives to clients: one that a platform lets go of while it is
+/// down is nobody's when it comes up again.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let place = std::process::id() * 97 + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + (place % 12_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Subnets that no other platform of this run has.
@@ -56,8 +72,11 @@ pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = done() {
             return value;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited too long until {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        let waited = begun.elapsed();
+        assert!(waited < PATIENCE, "waited too long until {what}");
+        // What takes long is asked for seldom: a token may ask 600 times a minute.
+        let pause = if waited < Duration::from_secs(2) { 20 } else { 200 };
+        std::thread::sleep(Duration::from_millis(pause));
     }
 }
 
@@ -76,19 +95,37 @@ impl Platform {
         flags: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::start_at(folder, flags, environment, None)
+    }
+
+    /// On an engine of the test's own, in its network namespace.
+    pub(crate) fn start_beside(engine: &Beside, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let host = engine.host();
+        Self::start_at(folder, flags, &[("DOCKER_HOST", &host)], Some(engine))
+    }
+
+    fn start_at(
+        folder: tempfile::TempDir,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+        engine: Option<&Beside>,
+    ) -> Self {
         let port = free_port();
         let mut all = vec![
             "--http-listen".to_owned(),
             format!("127.0.0.1:{port}"),
+            "--https-listen".into(),
+            "127.0.0.1:0".into(),
             "--network-pool".into(),
             network_pool(),
-            "--drain-s".into(),
-            "2".into(),
-            "--grace-s".into(),
-            "2".into(),
         ];
-        if !flags.contains(&"--instance-memory-mb") {
-            all.extend(["--instance-memory-mb".into(), "96".into()]);
+        for (flag, value) in
+            [("--drain-s", "2"), ("--grace-s", "2"), ("--instance-memory-mb", "96")]
+        {
+            if !flags.contains(&flag) {
+                all.extend([flag.into(), value.into()]);
+            }
         }
         all.extend(flags.iter().map(|f| (*f).to_owned()));
         let environment =
@@ -101,6 +138,7 @@ impl Platform {
             child: None,
             flags: all,
             environment,
+            beside: engine.map(|e| (e.namespace(), e.host(), e.relay(port))),
         };
         platform.up();
         platform.token = platform.new_token("test");
@@ -127,7 +165,8 @@ impl Platform {
     pub(crate) fn up(&mut self) {
         let ready = self.folder.path().join("ready");
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log_path());
-        let child = Command::new(env!("CARGO_BIN_EXE_minid"))
+        let mut command = self.minid_command();
+        let child = command
             .arg("run")
             .args(&self.flags)
             .env("MINID_DATA_DIR", self.data())
@@ -152,6 +191,15 @@ impl Platform {
         });
     }
 
+    /// A field of the ready line, such as `https`.
+    pub(crate) fn ready(&self, field: &str) -> String {
+        let said = std::fs::read_to_string(self.folder.path().join("ready")).unwrap_or_default();
+        let line = said.lines().find(|line| line.starts_with("ready ")).expect("a ready line");
+        let mut fields = line.split(' ').filter_map(|word| word.split_once('='));
+        let found = fields.find(|(name, _)| *name == field);
+        found.unwrap_or_else(|| panic!("no {field} in {line}")).1.to_owned()
+    }
+
     /// SIGTERM to the parent, and waits for it.
     pub(crate) fn down(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -169,6 +217,13 @@ impl Platform {
         }
         for pid in children {
             kill(pid, "KILL");
+            // Its parent is gone too: until it has ended it still holds the ports.
+            until("it has ended", || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                let Ok(stat) = stat else { return Some(()) };
+                let state = stat.rsplit(')').next()?.trim_start().chars().next()?;
+                matches!(state, 'Z' | 'X').then_some(())
+            });
         }
     }
 
@@ -257,12 +312,28 @@ impl Platform {
         self.server.clone()
     }
 
+    /// `minid VERB…` on this platform's data folder, where it runs.
+    pub(crate) fn minid(&self, arguments: &[&str]) -> Output {
+        let mut command = self.minid_command();
+        command.args(arguments).env("MINID_DATA_DIR", self.data());
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.output().expect("minid runs")
+    }
+
+    fn minid_command(&self) -> Command {
+        let minid = env!("CARGO_BIN_EXE_minid");
+        let Some((namespace, ..)) = &self.beside else { return Command::new(minid) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", namespace.display())).arg(minid);
+        command
+    }
+
     /// The engine, as if it were this server. Asked directly, also where a test's platform reaches
     /// it by a detour.
     pub(crate) fn engine(&self, server: &str) -> Docker {
         Docker::connect(DockerConfig {
             server: server.parse().expect("an id"),
-            host: None,
+            host: self.beside.as_ref().map(|(_, host, _)| host.clone()),
             default_memory_bytes: None,
         })
         .expect("the engine's address is good")
@@ -288,6 +359,8 @@ impl Drop for Platform {
         if self.server.is_empty() {
             return;
         }
+        // It outlives the server on purpose. Without a data folder left there is nobody to say it of.
+        let _ = self.minid(&["firewall", "remove"]);
         let docker = self.engine(&self.server);
         block_on(async {
             for instance in docker.observe().await.unwrap_or_default() {
@@ -298,6 +371,9 @@ impl Drop for Platform {
             }
             for image in docker.images().await.unwrap_or_default() {
                 let _ = docker.remove_image(image).await;
+            }
+            for volume in docker.volumes().await.unwrap_or_default() {
+                let _ = docker.remove_volume(volume).await;
             }
         });
         if std::thread::panicking() {
@@ -320,29 +396,6 @@ pub(crate) fn kill(pid: u32, signal: &str) {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-/// What a command said.
-pub(crate) struct Said {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl std::fmt::Debug for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit code {}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.out, self.err)
-    }
 }
 
 /// A folder with the fixture app; `environment` becomes `ENV` lines.

@@ -9,7 +9,8 @@ use mini_core::id::DeploymentId;
 use mini_core::ports::{InstanceSpec, NetworkSpec, Runtime};
 use mini_core::release::Limits;
 
-use crate::platform::{Platform, Said, block_on, deploy, fixture, kill, until, write_fixture};
+use crate::platform::{Platform, block_on, deploy, fixture, kill, until, write_fixture};
+use crate::said::Said;
 
 fn ids(platform: &Platform, app: &str) -> Vec<String> {
     let ps = platform.json(&["ps", "--app", app]);
@@ -37,7 +38,11 @@ fn after_a_stop_or_a_kill_everything_is_as_it_was() {
         }
         platform.up();
         assert_eq!(platform.get("app", "/env").json()["KEPT"], "yes", "{how}");
-        assert_eq!(ids(&platform, "app"), running, "adopted, not started again: {how}");
+        let now = until("the engine is seen", || {
+            let ps = platform.json(&["ps", "--app", "app"]);
+            (ps["known"] == true).then(|| ids(&platform, "app"))
+        });
+        assert_eq!(now, running, "adopted, not started again: {how}");
     }
     // And it goes on from there.
     write_fixture(folder.path(), &[("NEXT", "1")]);
@@ -119,6 +124,9 @@ fn what_died_meanwhile_is_started_and_what_nobody_knows_is_removed() {
         address: "10.250.0.2".parse().unwrap(),
         port: Some(8080),
         limits: Limits::default(),
+        alone: false,
+        volumes: Vec::new(),
+        one_off: None,
     };
     let network =
         NetworkSpec { app: stranger.app.clone(), subnet: "10.250.0.0/26".parse().unwrap() };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use super::engine::Made;
 use super::proxy::{Table, shown};
-use super::store::{App, Nature, TIMING};
+use super::store::{App, Command, Nature, TIMING};
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::plan::{Action, Desired, Intent, Plan, slots};
@@ -104,7 +104,17 @@ impl World {
 
     /// Requests that were answered are answered, or there is a reason.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        let wanted = self.store.app.as_ref().is_some_and(|a| a.wants(&ProcessType::web()));
+        let app = self.store.app.as_ref();
+        // What must be alone is stopped before it is started again.
+        let stops = |a: &App| {
+            let mut wishes = a.replace.iter();
+            let alone = a.live_release.is_some_and(|n| a.releases[n as usize - 1].spec.recreates());
+            let runs = |(id, since): (&InstanceId, &Millis)| {
+                self.engine.get(id).is_some_and(|c| c.is_running(*since))
+            };
+            a.makes_way() || (alone && wishes.any(runs))
+        };
+        let wanted = app.is_some_and(|a| a.wants(&ProcessType::web()) && !stops(a));
         if !wanted {
             self.checks.excuse();
             self.checks.unwanted_at = self.now;
@@ -139,6 +149,23 @@ impl World {
         Ok(())
     }
 
+    /// What must run alone does.
+    pub(super) fn check_alone(&self, id: &InstanceId) -> Result<(), String> {
+        let Some(own) = self.engine.get(id) else { return Ok(()) };
+        let other = self.engine.containers.iter().find(|c| {
+            c.app == own.app
+                && c.seen.rollout != own.seen.rollout
+                && c.seen.state.is_running()
+                && (c.seen.alone || own.seen.alone)
+        });
+        match other {
+            Some(other) => {
+                Err(format!("{id} starts while {} runs, and one is alone", other.seen.id))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn check_decided(&mut self, intent: &Intent, plan: &Plan) -> Result<(), String> {
         let drains = plan.route.iter().flat_map(|r| &r.targets).filter(|t| t.role == Role::Drain);
         for target in drains {
@@ -157,6 +184,11 @@ impl World {
             let (Action::Commit(id), Some(candidate)) = (action, &intent.candidate) else {
                 continue;
             };
+            let release =
+                self.store.app.as_ref().map(|a| &a.releases[candidate.release as usize - 1]);
+            if release.is_some_and(|r| r.command != Command::None && !r.prepared) {
+                return Err(format!("{id} is committed and its command has not run"));
+            }
             let unproven = slots(&candidate.spec).filter(|(p, _)| **p == web).find(|(p, n)| {
                 !self.engine.containers.iter().any(|c| {
                     let i = &c.seen;
@@ -266,6 +298,12 @@ impl World {
         if nature == Nature::Refused {
             return None;
         }
+        let wished = |c: &&super::engine::Container| {
+            app.replace.get(&c.seen.id).is_some_and(|since| c.is_running(*since))
+        };
+        if let Some(c) = self.engine.containers.iter().find(wished) {
+            return Some(format!("{} is not replaced", c.seen.id));
+        }
         for c in &self.engine.containers {
             let i = &c.seen;
             let own = live.is_some_and(|l| l.id == i.rollout);
@@ -287,6 +325,10 @@ impl World {
             let role = |role| {
                 self.proxy.targets().iter().any(|t| t.instance == c.seen.id && t.role == role)
             };
+            let well = !process.is_web() || !nature.listens() || c.answers(self.now);
+            if !well {
+                return Some(format!("{} answers nobody", c.seen.id));
+            }
             let routed = !process.is_web() || !nature.listens() || role(Role::Serve);
             if nature != Nature::Exits && !(c.seen.state.is_running() && routed) {
                 return Some(format!("{} is {:?}, routed: {routed}", c.seen.id, c.seen.state));

@@ -40,7 +40,8 @@ enum Look {
 impl Controller {
     pub(super) fn started(&mut self, before: Option<InstanceState>, instance: &Instance) {
         let Some(known) = self.known.as_mut() else { return };
-        if known.get(&instance.id).map(|i| i.state) == before {
+        let now = known.get(&instance.id).map(|i| i.state);
+        if now == before || instance.state.is_later_start(now) {
             known.insert(instance.id.clone(), instance.clone());
             self.told += 1;
         }

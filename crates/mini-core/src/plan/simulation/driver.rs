@@ -12,6 +12,7 @@ use crate::control::Verdict;
 use crate::id::InstanceId;
 use crate::plan::{Action, Intent, Notes, Observed, Plan, ProxyView, Subject, plan};
 use crate::ports::{Instance, InstanceState};
+use crate::release::Strategy;
 use crate::route::Role;
 use crate::time::Millis;
 
@@ -103,12 +104,14 @@ impl World {
             Some(Sabotage::UnknownIsEmpty) => Some(instances.unwrap_or_default()),
             _ => instances,
         };
+        let mut intent = intent;
+        spoil_intent(sabotage, &mut intent);
         spoil(sabotage, &mut view, instances.as_deref().unwrap_or_default());
         if let Some(instances) = &instances {
             driver.notes.saw(instances);
         }
         driver.notes.meant(&intent, now);
-        driver.notes.heard(&view, now);
+        let _news = driver.notes.heard(&view, now);
         let observed =
             Observed { instances: instances.as_deref(), proxy: &view, notes: &driver.notes };
         let mut decided = plan(&intent, observed, now);
@@ -212,6 +215,9 @@ fn spoil(sabotage: Option<Sabotage>, view: &mut ProxyView, instances: &[Instance
         Some(Sabotage::NotDrained) => {
             view.drained = instances.iter().map(|i| i.id.clone()).collect();
         }
+        Some(Sabotage::NeverIll) => {
+            view.health.retain(|_, (_, verdict)| *verdict == Verdict::Healthy);
+        }
         Some(Sabotage::NotHealthy) => {
             for instance in instances {
                 if let InstanceState::Running { since } = instance.state {
@@ -220,6 +226,18 @@ fn spoil(sabotage: Option<Sabotage>, view: &mut ProxyView, instances: &[Instance
             }
         }
         _ => {}
+    }
+}
+
+fn spoil_intent(sabotage: Option<Sabotage>, intent: &mut Intent) {
+    for rollout in intent.live.iter_mut().chain(&mut intent.candidate) {
+        match sabotage {
+            Some(Sabotage::NeverAlone) => {
+                std::sync::Arc::make_mut(&mut rollout.spec).strategy = Strategy::Rolling;
+            }
+            Some(Sabotage::Unprepared) => rollout.prepared = true,
+            _ => {}
+        }
     }
 }
 

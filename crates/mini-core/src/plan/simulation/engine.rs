@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::World;
 use super::event::{Answer, Call, Event, Input, Op, Refusal};
-use super::store::Nature;
+use super::store::{Command, Nature};
 use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::ports::{Instance, InstanceState};
@@ -20,6 +20,7 @@ pub(super) struct Container {
     pub(super) listens_at: Option<u64>,
     /// Since when it is being stopped by us.
     stopping: bool,
+    command: Command,
 }
 
 impl Container {
@@ -48,6 +49,8 @@ pub(super) struct Made {
     pub(super) address: Ipv4Addr,
     pub(super) nature: Nature,
     pub(super) app: u32,
+    pub(super) alone: bool,
+    pub(super) command: Command,
 }
 
 #[derive(Default)]
@@ -90,7 +93,7 @@ impl World {
             }
             (_, true) => Err(Refusal::Transient),
             (Op::Create(made), _) => self.create(made.clone())?,
-            (Op::Start(id), _) => self.start(&id.clone()),
+            (Op::Start(id), _) => self.start(&id.clone())?,
             (Op::Remove(id), _) => self.remove(&id.clone())?,
             (Op::Look(id), _) => {
                 Ok(Answer::One(self.engine.get(id).map(|c| Box::new(c.seen.clone()))))
@@ -129,20 +132,27 @@ impl World {
             process: made.process,
             ordinal: made.ordinal,
             address: Some(made.address),
+            alone: made.alone,
+            one_off: None,
             state,
         };
         self.log(|| {
             format!("engine: {} created for {} at {}", seen.id, seen.rollout, made.address)
         });
         let answer = Answer::One(Some(Box::new(seen.clone())));
-        let (nature, app) = (made.nature, made.app);
-        let container = Container { seen, nature, app, listens_at: None, stopping: false };
+        let (nature, app, command) = (made.nature, made.app, made.command);
+        let container = Container { seen, nature, app, listens_at: None, stopping: false, command };
         self.engine.containers.push(container);
         self.tell_change(&made.id);
         Ok(Ok(answer))
     }
 
-    fn start(&mut self, id: &InstanceId) -> Result<Answer, Refusal> {
+    fn start(&mut self, id: &InstanceId) -> Result<Result<Answer, Refusal>, String> {
+        self.check_alone(id)?;
+        Ok(self.begin_to_run(id))
+    }
+
+    fn begin_to_run(&mut self, id: &InstanceId) -> Result<Answer, Refusal> {
         let now = self.now;
         let (boot, life) = (self.rng.between(5, 1_500), self.rng.between(2_000, 40_000));
         let faults = self.faults;
@@ -159,6 +169,10 @@ impl World {
             let boot = if c.nature == Nature::Slow { 9_000 + boot } else { boot };
             c.listens_at = (is_web && c.nature.listens()).then_some(now + boot);
             let exit_in = match c.nature {
+                _ if c.seen.process.is_release() => match c.command {
+                    Command::Hangs => None,
+                    _ => Some(boot),
+                },
                 Nature::Exits if is_web => Some(boot / 2 + 1),
                 Nature::Flaky if faults => Some(boot + life),
                 _ => None,
@@ -225,8 +239,13 @@ impl World {
         if !ours && !faults && c.nature == Nature::Flaky {
             return Ok(());
         }
-        let by_itself = !ours && !c.stopping;
-        let code = if oom { 137 } else { 1 };
+        let is_release = c.seen.process.is_release();
+        let by_itself = !ours && !c.stopping && !is_release;
+        let code = match (is_release && !c.stopping && c.command == Command::Works, oom) {
+            (true, _) => 0,
+            (false, true) => 137,
+            (false, false) => 1,
+        };
         let exited = InstanceState::Exited { code, oom, at: Millis(now) };
         c.seen.state = if dead { InstanceState::Dead } else { exited };
         c.listens_at = None;
@@ -240,6 +259,21 @@ impl World {
         }
         self.tell_change(id);
         Ok(())
+    }
+
+    /// A process runs on and answers no more.
+    pub(super) fn sicken(&mut self, id: &InstanceId, since: Millis) {
+        let Some(c) = self.engine.get_mut(id).filter(|c| c.is_running(since)) else { return };
+        if c.listens_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        c.listens_at = None;
+        let rollout = c.seen.rollout.clone();
+        self.log(|| format!("FAULT {id} hangs"));
+        self.crashed(id, since, &rollout);
+        let delay = self.rng.between(100, 8_000);
+        let (proxy, id) = (self.proxy.life(), id.clone());
+        self.after(delay, Event::Probed { proxy, id, started: since });
     }
 
     fn tell_change(&mut self, id: &InstanceId) {

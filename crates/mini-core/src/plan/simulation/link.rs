@@ -153,7 +153,11 @@ impl World {
                 }
                 self.wake();
             }
-            FromProxy::Status(_) => {}
+            FromProxy::Status(_) | FromProxy::Requests { .. } | FromProxy::Metrics { .. } => {}
+            FromProxy::Estate(_)
+            | FromProxy::Leaving
+            | FromProxy::Stays { .. }
+            | FromProxy::Challenged { .. } => {}
         }
     }
 

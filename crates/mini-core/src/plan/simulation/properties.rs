@@ -1,15 +1,16 @@
 //! What holds of any plan, of situations made up at random: sensible or not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::rng::Rng;
 use super::store::{TIMING, spec, worker};
 use crate::control::Verdict;
-use crate::id::InstanceId;
+use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::plan::{Action, Desired, Intent, Notes, Observed, Plan, ProxyView, Rollout, plan};
-use crate::ports::{Instance, InstanceState};
+use crate::ports::{Instance, InstanceState, OneOff};
+use crate::release::Strategy;
 use crate::route::{Role, Target};
 use crate::time::Millis;
 
@@ -25,16 +26,35 @@ struct Situation {
 
 fn rollout(rng: &mut Rng, number: u32) -> Rollout {
     let mut spec = spec(rng.below(3) as u32);
-    if let Some(web) = Arc::make_mut(&mut spec).processes.get_mut(&ProcessType::web()) {
+    let own = Arc::make_mut(&mut spec);
+    if let Some(web) = own.processes.get_mut(&ProcessType::web()) {
         web.count = rng.below(4) as u32;
     }
-    Rollout { id: format!("d{number}").parse().unwrap(), release: number, spec }
+    own.strategy = if rng.percent(20) { Strategy::Recreate } else { Strategy::Rolling };
+    own.release_command = rng.percent(20).then(Vec::new);
+    Rollout {
+        id: format!("d{number}").parse().unwrap(),
+        release: number,
+        spec,
+        prepared: rng.percent(50),
+    }
 }
 
 fn instance(rng: &mut Rng, number: u64) -> Instance {
     let rollout = rng.between(1, 3);
     let since = Millis(rng.below(100_000));
-    let process = if rng.percent(70) { ProcessType::web() } else { worker() };
+    let process = match rng.below(10) {
+        0 => ProcessType::release(),
+        1 | 2 => worker(),
+        _ => ProcessType::web(),
+    };
+    // Never of `web`; of a type that a Procfile may name too.
+    let one_off = match rng.below(3) {
+        _ if process.is_web() => None,
+        0 => Some(OneOff::Attached),
+        1 => Some(OneOff::Detached),
+        _ => None,
+    };
     Instance {
         id: format!("i{number}").parse().unwrap(),
         app: "blue".parse().unwrap(),
@@ -43,7 +63,9 @@ fn instance(rng: &mut Rng, number: u64) -> Instance {
         port: process.is_web().then_some(8080),
         process,
         ordinal: rng.between(1, 3) as u32,
+        one_off,
         address: rng.percent(95).then(|| [10, 210, 0, 2 + number as u8].into()),
+        alone: rng.percent(15),
         state: match rng.below(10) {
             0 => InstanceState::Created,
             1 => InstanceState::Exited { code: 1, oom: rng.percent(20), at: since },
@@ -75,6 +97,9 @@ impl Situation {
             candidate,
             timing: TIMING,
             hosts: Vec::new(),
+            maintenance: false,
+            pages: Vec::new(),
+            replace: BTreeMap::new(),
         };
         let there = rng.below(8);
         let instances: Vec<_> = (0..there).map(|n| instance(rng, n)).collect();
@@ -111,6 +136,9 @@ impl Situation {
             if rng.percent(30) {
                 self.proxy.drained.insert(i.id.clone());
             }
+            if rng.percent(15) {
+                self.intent.replace.insert(i.id.clone(), since);
+            }
             if rng.percent(20) {
                 self.notes.stop_begun(&i.id);
             }
@@ -132,7 +160,7 @@ impl Situation {
             self.proxy.sent_is_applied = rng.percent(70);
             self.proxy.sent_is_durable = self.proxy.sent_is_applied && rng.percent(70);
         }
-        self.notes.heard(&self.proxy, before);
+        let _news = self.notes.heard(&self.proxy, before);
     }
 
     fn plan(&self) -> Plan {
@@ -143,6 +171,18 @@ impl Situation {
 
     fn get(&self, id: &InstanceId) -> Option<&Instance> {
         self.instances.iter().flatten().find(|i| i.id == *id)
+    }
+
+    /// Whether an instance of another rollout runs, and one of the two must be alone.
+    fn beside_another(&self, id: &DeploymentId) -> bool {
+        let known = self.intent.live.iter().chain(&self.intent.candidate).find(|r| r.id == *id);
+        let alone = known.is_some_and(|r| r.spec.recreates());
+        self.instances.iter().flatten().any(|i| {
+            let runs =
+                matches!(i.state, InstanceState::Running { .. } | InstanceState::Paused { .. });
+            // A one-off runs beside what it looks into by the user's own wish.
+            runs && i.one_off.is_none() && i.rollout != *id && (i.alone || alone)
+        })
     }
 
     /// What is wrong with the plan.
@@ -209,6 +249,14 @@ impl Situation {
                     if running && served.clone().any(|t| t.instance == *instance) && !told {
                         return Some("stopped before the proxy wrote it down");
                     }
+                }
+                Action::Start { rollout, .. } if self.beside_another(rollout) => {
+                    return Some("what must run alone starts beside another");
+                }
+                Action::StartAgain(id)
+                    if self.get(id).is_some_and(|i| self.beside_another(&i.rollout)) =>
+                {
+                    return Some("what must run alone is started again beside another");
                 }
                 Action::StartAgain(id) if self.get(id).is_none_or(|i| i.state.is_running()) => {
                     return Some("what runs is started again");

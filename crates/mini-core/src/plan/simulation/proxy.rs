@@ -56,6 +56,10 @@ impl Proxy {
         self.table.targets()
     }
 
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
     fn has(&self, id: &InstanceId, started: Millis, role: Role) -> bool {
         let mut targets = self.targets().iter();
         targets.any(|t| t.instance == *id && t.started == started && t.role == role)
@@ -211,12 +215,13 @@ impl World {
         }
         let asked =
             self.proxy.has(&id, started, Role::Probe) || self.proxy.has(&id, started, Role::Serve);
+        let runs = self.engine.get(&id).is_some_and(|c| c.is_running(started));
         let answers = self.engine.get(&id).is_some_and(|c| c.listens(started, self.now));
-        if !asked || !answers {
+        if !asked || !runs {
             return;
         }
         // Slow for a moment, now and then.
-        let slow = self.faults && self.rng.percent(3);
+        let slow = !answers || (self.faults && self.rng.percent(3));
         let verdict = match slow {
             true => Verdict::Unhealthy { why: "no answer within 5 s".to_owned() },
             false => {
@@ -224,7 +229,7 @@ impl World {
                 Verdict::Healthy
             }
         };
-        if slow || (self.faults && self.rng.percent(10)) {
+        if (slow && answers) || (self.faults && self.rng.percent(10)) {
             let again = self.rng.between(500, 3_000);
             self.after(again, Event::Probed { proxy: self.proxy.life, id: id.clone(), started });
         }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::id::DeploymentId;
+use crate::id::{DeploymentId, InstanceId};
 use crate::name::ProcessType;
 use crate::plan::{Desired, Intent, Rollout};
-use crate::release::{HealthSpec, Limits, ProcessSpec, ReleaseSpec, Timing};
+use crate::release::{HealthSpec, Limits, ProcessSpec, ReleaseSpec, Strategy, Timing};
+use crate::rules::Rules;
+use crate::time::Millis;
 
 pub(super) const TIMING: Timing =
-    Timing { boot_timeout_ms: 8_000, drain_ms: 4_000, grace_ms: 2_000 };
+    Timing { boot_timeout_ms: 8_000, drain_ms: 4_000, grace_ms: 2_000, release_ms: 20_000 };
 const SUBNETS: u32 = 3;
 /// Few, so that addresses come round soon.
 const HOSTS: u32 = 12;
@@ -37,11 +39,22 @@ impl Nature {
     }
 }
 
+/// What a release's own command does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    None,
+    Works,
+    Fails,
+    Hangs,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Deploy {
         nature: Nature,
         workers: u32,
+        command: Command,
+        alone: bool,
     },
     /// A restart, or a start of a stopped app.
     Again,
@@ -73,6 +86,9 @@ pub(super) struct Deployment {
 #[derive(Debug, Clone)]
 pub(super) struct Release {
     pub(super) nature: Nature,
+    pub(super) command: Command,
+    /// Its command went well.
+    pub(super) prepared: bool,
     pub(super) spec: Arc<ReleaseSpec>,
 }
 
@@ -85,6 +101,8 @@ pub(super) struct App {
     pub(super) live_release: Option<u32>,
     pub(super) live: Option<DeploymentId>,
     formation: BTreeMap<ProcessType, u32>,
+    /// Starts of instances that the user wants replaced.
+    pub(super) replace: BTreeMap<InstanceId, Millis>,
     pub(super) releases: Vec<Release>,
     pub(super) deployments: Vec<Deployment>,
 }
@@ -109,6 +127,11 @@ pub(super) fn spec(workers: u32) -> Arc<ReleaseSpec> {
         processes: [(ProcessType::web(), own(1)), (worker(), own(workers))].into(),
         health: HealthSpec::default(),
         timing: TIMING,
+        release_command: None,
+        strategy: Strategy::Rolling,
+        volumes: Vec::new(),
+        rules: Rules::default(),
+        password_vars: BTreeMap::new(),
     })
 }
 
@@ -127,6 +150,7 @@ impl Store {
             live_release: None,
             live: None,
             formation: BTreeMap::new(),
+            replace: BTreeMap::new(),
             releases: Vec::new(),
             deployments: Vec::new(),
         });
@@ -175,8 +199,17 @@ impl Store {
             return false;
         };
         let made = match d.kind {
-            Kind::Deploy { nature, workers } => Some(Release { nature, spec: spec(workers) }),
-            Kind::Rollback(to) => app.releases.get(to as usize - 1).cloned(),
+            Kind::Deploy { nature, workers, command, alone } => {
+                let mut spec = spec(workers);
+                let own = Arc::make_mut(&mut spec);
+                own.release_command = (command != Command::None).then(Vec::new);
+                own.strategy = if alone { Strategy::Recreate } else { Strategy::Rolling };
+                Some(Release { nature, command, prepared: false, spec })
+            }
+            Kind::Rollback(to) => {
+                let old = app.releases.get(to as usize - 1);
+                old.map(|r| Release { prepared: false, ..r.clone() })
+            }
             Kind::Again => None,
         };
         match made {
@@ -192,6 +225,13 @@ impl Store {
         d.status = Status::Starting;
         app.desired = Desired::Run;
         true
+    }
+
+    pub(super) fn prepared(&mut self, id: &DeploymentId) {
+        let Some(app) = self.app.as_mut() else { return };
+        if let Some(number) = app.deployment(id).and_then(|d| d.release) {
+            app.releases[number as usize - 1].prepared = true;
+        }
     }
 
     pub(super) fn finish(&mut self, id: &DeploymentId, status: Status) -> bool {
@@ -278,6 +318,9 @@ impl Store {
             released: app.live_release.is_some(),
             timing: TIMING,
             hosts: Vec::new(),
+            maintenance: false,
+            pages: Vec::new(),
+            replace: app.replace.clone(),
         })
     }
 }
@@ -292,7 +335,8 @@ impl App {
                 own.count = *count;
             }
         }
-        Rollout { id: id.clone(), release: number, spec }
+        let prepared = self.releases[number as usize - 1].prepared;
+        Rollout { id: id.clone(), release: number, spec, prepared }
     }
 
     /// Whether the live rollout is to have instances of `process`, of which a release wants some.
@@ -304,6 +348,19 @@ impl App {
 
     pub(super) fn deployment(&self, id: &DeploymentId) -> Option<&Deployment> {
         self.deployments.iter().find(|d| d.id == *id)
+    }
+
+    /// Whether what is live stops before the candidate starts.
+    pub(super) fn makes_way(&self) -> bool {
+        let alone = |number: u32| self.releases[number as usize - 1].spec.recreates();
+        let rolling = self.deployments.iter().find(|d| d.status == Status::Starting);
+        let candidate = rolling.filter(|d| self.live.as_ref() != Some(&d.id));
+        let candidate = candidate.and_then(|d| d.release);
+        candidate.is_some_and(|c| alone(c) || self.live_release.is_some_and(alone))
+    }
+
+    pub(super) fn command(&self, release: u32) -> Command {
+        self.releases[release as usize - 1].command
     }
 
     pub(super) fn nature(&self, release: u32) -> Nature {

@@ -17,6 +17,8 @@ pub(super) struct Task {
     step: Step,
     /// What the instance was when it was to be started again.
     before: Option<InstanceState>,
+    /// The instance that a start made.
+    made: Option<InstanceId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ enum Step {
     Starting,
     /// After a stop: what became of it.
     LookingAt,
+    /// After a start that failed: what became of it.
+    Settling(Refusal),
     /// The store is written.
     Writing,
     /// Over; a failed one rests for a moment.
@@ -42,11 +46,17 @@ impl World {
         let token = self.token();
         let delay = self.rng.delay(2, if self.faults { 1_000 } else { 2 });
         let Some(epoch) = self.controller.as_ref().map(|c| c.epoch) else { return };
+        let Some(controller) = self.controller.as_mut() else { return };
+        let known = controller.known.as_ref();
+        let starts = action.starts(|id| known.and_then(|k| k.get(id)).cloned());
         let Some(driver) = self.driver() else { return };
         if let Action::Stop { instance, .. } | Action::Remove(instance) = &action {
             driver.notes.stop_begun(instance);
         }
-        driver.tasks.insert(token, Task { action, step: Step::Begin, before: None });
+        if let Some(rollout) = starts {
+            driver.notes.start_begun(action.subject(), rollout);
+        }
+        driver.tasks.insert(token, Task { action, step: Step::Begin, before: None, made: None });
         self.after(delay, Event::Controller(epoch, Input::Task(token)));
     }
 
@@ -82,7 +92,13 @@ impl World {
                 let empty = !self.engine.containers.iter().any(|c| Some(c.app) == number);
                 self.wait(token, if empty { Step::Writing } else { Step::Over });
             }
-            (Action::Commit(_) | Action::Announce(_) | Action::Fail { .. }, Step::Begin) => {
+            (
+                Action::Commit(_)
+                | Action::Announce(_)
+                | Action::Prepared { .. }
+                | Action::Fail { .. },
+                Step::Begin,
+            ) => {
                 self.wait(token, Step::Writing);
             }
             (_, Step::Writing) => self.write(token, &action)?,
@@ -138,6 +154,10 @@ impl World {
                 self.log(|| format!("store: {id} is live: {done}"));
                 self.checks.committed(id, self.now, self.store.app.as_ref());
             }
+            Action::Prepared { rollout, .. } => {
+                self.store.prepared(rollout);
+                self.log(|| format!("store: {rollout} is prepared"));
+            }
             Action::Announce(id) => {
                 self.store.finish(id, Status::Live);
             }
@@ -168,6 +188,7 @@ impl World {
         if let Action::Stop { instance, .. } | Action::Remove(instance) = action {
             driver.notes.stop_ended(instance);
         }
+        driver.notes.start_ended(&action.subject());
         let mut subject = action.subject();
         if subject == Subject::App && app_is_there == Some(driver.app) {
             // It failed: the next plan tries again.
@@ -216,12 +237,17 @@ impl World {
         };
         let found = self.store.app.as_ref().and_then(|a| {
             let release = a.deployment(&rollout)?.release?;
-            Some((release, a.nature(release), a.number))
+            let alone = a.releases[release as usize - 1].spec.recreates();
+            Some((release, (a.nature(release), a.command(release)), (a.number, alone)))
         });
-        let Some((release, nature, app)) = found else {
+        let Some((release, (nature, command), (app, alone))) = found else {
             return self.start_failed(token, Refusal::Transient);
         };
-        let made = Made { id, rollout, release, process, ordinal, address, nature, app };
+        let made =
+            Made { id, rollout, release, process, ordinal, address, nature, app, alone, command };
+        if let Some(task) = self.driver().and_then(|d| d.tasks.get_mut(&token)) {
+            task.made = Some(made.id.clone());
+        }
         self.call(token, Step::Called, Op::Create(made));
     }
 
@@ -245,7 +271,35 @@ impl World {
         let Some(task) = driver.tasks.get(&token) else { return };
         let (action, step) = (task.action.clone(), task.step.clone());
         match (&action, step, answer) {
-            (Action::Start { .. }, _, Err(why)) => self.start_failed(token, why),
+            (Action::Start { .. } | Action::StartAgain(_), Step::Settling(why), answer) => {
+                let id = match &action {
+                    Action::StartAgain(id) => Some(id.clone()),
+                    _ => task.made.clone(),
+                };
+                match (answer, id) {
+                    (Ok(Answer::One(seen)), Some(id)) => {
+                        controller.set_one(&id, seen.map(|s| *s));
+                        self.wake();
+                    }
+                    // Nobody knows what became of it, so nothing is known.
+                    _ => {
+                        controller.known = None;
+                        controller.look_again();
+                        self.look();
+                    }
+                }
+                if matches!(action, Action::Start { .. }) {
+                    return self.start_failed(token, why);
+                }
+                self.wait(token, Step::Over);
+            }
+            (Action::Start { .. }, _, Err(why)) => {
+                let made = task.made.clone();
+                match made {
+                    Some(id) => self.call(token, Step::Settling(why), Op::Look(id)),
+                    None => self.start_failed(token, why),
+                }
+            }
             (Action::Start { .. }, Step::Called, Ok(Answer::One(Some(made)))) => {
                 self.call(token, Step::Starting, Op::Start(made.id));
             }
@@ -263,9 +317,7 @@ impl World {
             }
             (Action::StartAgain(id), _, _) => {
                 driver.notes.start_again_failed(id, "it does not start", now);
-                controller.look_again();
-                self.look();
-                self.wait(token, Step::Over);
+                self.call(token, Step::Settling(Refusal::Transient), Op::Look(id.clone()));
             }
             (Action::Stop { instance, .. }, Step::Called, Ok(_)) => {
                 self.call(token, Step::LookingAt, Op::Look(instance.clone()));

@@ -2,7 +2,7 @@
 
 use super::World;
 use super::event::Event;
-use super::store::{Kind, Nature, worker};
+use super::store::{Command, Kind, Nature, worker};
 use crate::name::ProcessType;
 use crate::plan::Desired;
 use crate::ports::InstanceState;
@@ -41,7 +41,8 @@ impl World {
                     self.enqueue(Kind::Rollback(to))
                 }
             }
-            (_, 57..75) => {
+            (_, 57..62) => self.want_replaced(),
+            (_, 62..75) => {
                 let web = self.rng.percent(70);
                 let process = if web { ProcessType::web() } else { worker() };
                 let count = self.rng.below(4) as u32;
@@ -80,7 +81,35 @@ impl World {
             _ => Nature::Good,
         };
         let workers = self.rng.below(3) as u32;
-        self.enqueue(Kind::Deploy { nature, workers })
+        let command = match self.rng.below(20) {
+            0 => Command::Hangs,
+            1 => Command::Fails,
+            2..6 => Command::Works,
+            _ => Command::None,
+        };
+        let alone = self.rng.percent(15);
+        self.enqueue(Kind::Deploy { nature, workers, command, alone })
+    }
+
+    fn want_replaced(&mut self) -> bool {
+        let Some(app) = self.store.app.as_mut() else { return false };
+        let live = app.live.clone();
+        let running =
+            self.engine.containers.iter().filter(|c| Some(&c.seen.rollout) == live.as_ref());
+        let running: Vec<_> = running
+            .filter_map(|c| match c.seen.state {
+                InstanceState::Running { since } => Some((c.seen.id.clone(), since)),
+                _ => None,
+            })
+            .collect();
+        if running.is_empty() {
+            return false;
+        }
+        let (id, since) = running[self.rng.below(running.len() as u64) as usize].clone();
+        app.replace.insert(id.clone(), since);
+        self.log(|| format!("USER wants {id} replaced"));
+        self.wake();
+        true
     }
 
     fn enqueue(&mut self, kind: Kind) -> bool {
@@ -123,8 +152,8 @@ impl World {
             0..35 => self.kill_controller(),
             35..50 => self.hang_up(),
             50..65 => self.kill_proxy(),
-            65..80 => self.engine_away(),
-            _ => {
+            65..78 => self.engine_away(),
+            what => {
                 let running: Vec<_> = self
                     .engine
                     .containers
@@ -137,6 +166,9 @@ impl World {
                 if !running.is_empty() {
                     let (id, since) =
                         running[self.rng.below(running.len() as u64) as usize].clone();
+                    if what < 88 {
+                        return self.sicken(&id, since);
+                    }
                     self.log(|| format!("FAULT {id} crashes"));
                     self.after(0, Event::Exit { id, since, ours: false });
                 }

@@ -1,11 +1,14 @@
 //! The fake as a [`Runtime`].
 
-use super::{Call, FakeRuntime, streams};
+use std::collections::BTreeMap;
+
+use super::{Call, FakeRuntime, session, streams};
 use crate::id::InstanceId;
 use crate::name::AppName;
 use crate::ports::{
-    Change, EngineInfo, Fut, ImageInfo, Instance, InstanceSpec, Items, Listening, NetworkSpec,
-    Output, Progress, Runtime, RuntimeResult,
+    Change, EngineInfo, ExecSpec, Fut, ImageInfo, Instance, InstanceSpec, Items, Listening,
+    NetworkSpec, Output, Progress, Runtime, RuntimeResult, Session, SessionInput, Stats,
+    TerminalSize, VolumeSpec,
 };
 use crate::subnet::Subnet;
 
@@ -33,6 +36,21 @@ impl Runtime for FakeRuntime {
         Box::pin(self.call(Call::SubnetsInUse, |state| {
             Ok(state.networks.values().chain(&state.foreign_networks).copied().collect())
         }))
+    }
+
+    fn ensure_volume(&self, volume: VolumeSpec) -> Fut<'_, RuntimeResult<()>> {
+        Box::pin(self.call(Call::EnsureVolume, move |state| {
+            state.volumes.insert(volume.engine_name);
+            Ok(())
+        }))
+    }
+
+    fn remove_volume(&self, engine_name: String) -> Fut<'_, RuntimeResult<()>> {
+        Box::pin(self.call(Call::RemoveVolume, move |state| state.remove_volume(&engine_name)))
+    }
+
+    fn volumes(&self) -> Fut<'_, RuntimeResult<Vec<String>>> {
+        Box::pin(self.call(Call::Volumes, |state| Ok(state.volumes.iter().cloned().collect())))
     }
 
     fn start(&self, spec: InstanceSpec) -> Fut<'_, RuntimeResult<Instance>> {
@@ -82,8 +100,33 @@ impl Runtime for FakeRuntime {
         streams::logs(self.clone(), id, since_nanos, follow)
     }
 
+    fn exec(
+        &self,
+        id: InstanceId,
+        spec: ExecSpec,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<Session>> {
+        Box::pin(session::exec(self, id, spec, input))
+    }
+
+    fn run(
+        &self,
+        spec: InstanceSpec,
+        terminal: Option<TerminalSize>,
+        input: Items<SessionInput>,
+    ) -> Fut<'_, RuntimeResult<(Instance, Session)>> {
+        Box::pin(session::run(self, spec, terminal, input))
+    }
+
     fn listening(&self, id: InstanceId) -> Fut<'_, RuntimeResult<Listening>> {
         Box::pin(self.call(Call::Listening, move |state| state.listens(&id)))
+    }
+
+    fn stats(&self, ids: Vec<InstanceId>) -> Fut<'_, RuntimeResult<BTreeMap<InstanceId, Stats>>> {
+        Box::pin(self.call(Call::Stats, move |state| {
+            let up = ids.into_iter().filter(|id| state.is_up(id));
+            Ok(up.map(|id| (id.clone(), state.uses(&id))).collect())
+        }))
     }
 
     fn image(&self, reference: String) -> Fut<'_, RuntimeResult<Option<ImageInfo>>> {

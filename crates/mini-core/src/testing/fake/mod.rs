@@ -5,6 +5,7 @@
 
 mod build;
 mod engine;
+mod session;
 mod state;
 mod streams;
 
@@ -17,7 +18,7 @@ use crate::id::{DeploymentId, InstanceId};
 use crate::name::AppName;
 use crate::ports::{
     EngineInfo, ImageInfo, Instance, InstanceSpec, Listening, OutputStream, RuntimeError,
-    RuntimeErrorKind, RuntimeResult,
+    RuntimeErrorKind, RuntimeResult, Stats,
 };
 use crate::subnet::Subnet;
 use crate::time::Millis;
@@ -31,6 +32,9 @@ pub enum Call {
     RemoveNetwork,
     Networks,
     SubnetsInUse,
+    EnsureVolume,
+    RemoveVolume,
+    Volumes,
     Start,
     StartAgain,
     Stop,
@@ -38,7 +42,10 @@ pub enum Call {
     Observe,
     ObserveOne,
     Logs,
+    Exec,
+    Run,
     Listening,
+    Stats,
     Image,
     Pull,
     RemoveImage,
@@ -164,6 +171,17 @@ impl FakeRuntime {
         self.lock().behaviours.insert(process.to_owned(), behaviour);
     }
 
+    /// What this command does when it is executed in an instance, its words joined by spaces:
+    /// [`Behaviour::Lives`] hangs. Otherwise the words of the suite's program mean something.
+    pub fn exec_does(&self, command: &str, behaviour: Behaviour) {
+        self.lock().execs.insert(command.to_owned(), behaviour);
+    }
+
+    /// How many executed commands have not ended, nor lost their session.
+    pub fn execs_running(&self) -> usize {
+        self.lock().execs_running
+    }
+
     /// A line that the instance writes now.
     pub fn write(&self, id: &InstanceId, stream: OutputStream, text: &str) {
         self.lock().write(id, stream, text.as_bytes());
@@ -172,6 +190,11 @@ impl FakeRuntime {
     /// Where the instance listens; otherwise `0.0.0.0` and its port while it runs.
     pub fn set_listening(&self, id: &InstanceId, listening: Listening) {
         self.lock().listening.insert(id.clone(), listening);
+    }
+
+    /// What the instance uses from now on; otherwise a megabyte and no processor at all.
+    pub fn set_stats(&self, id: &InstanceId, stats: Stats) {
+        self.lock().stats.insert(id.clone(), stats);
     }
 
     /// The fake's clock, which stands where it was set.

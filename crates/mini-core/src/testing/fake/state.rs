@@ -1,6 +1,7 @@
 //! What the fake engine holds, and how it changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::task::{Context, Waker};
 
@@ -9,7 +10,7 @@ use crate::id::InstanceId;
 use crate::name::AppName;
 use crate::ports::{
     Change, EngineInfo, ImageInfo, Instance, InstanceSpec, InstanceState, Listening, NetworkSpec,
-    Output, OutputStream, RuntimeError, RuntimeErrorKind as Kind, RuntimeResult,
+    Output, OutputStream, RuntimeError, RuntimeErrorKind as Kind, RuntimeResult, Stats,
 };
 use crate::subnet::Subnet;
 use crate::time::Millis;
@@ -26,8 +27,15 @@ pub(super) struct State {
     pub(super) instances: BTreeMap<InstanceId, Container>,
     pub(super) networks: BTreeMap<AppName, Subnet>,
     pub(super) foreign_networks: Vec<Subnet>,
+    /// By the engine's names.
+    pub(super) volumes: BTreeSet<String>,
     pub(super) behaviours: HashMap<String, Behaviour>,
+    pub(super) execs: HashMap<String, Behaviour>,
+    pub(super) execs_running: usize,
+    /// Where executed commands listen.
+    pub(super) exec_listeners: Vec<(InstanceId, SocketAddr)>,
     pub(super) listening: HashMap<InstanceId, Listening>,
+    pub(super) stats: HashMap<InstanceId, Stats>,
     /// By id.
     pub(super) images: BTreeMap<String, Image>,
     pub(super) registry: BTreeMap<String, ImageInfo>,
@@ -58,6 +66,7 @@ impl Default for State {
             id: String::new(),
             ports: vec![8080],
             has_command: true,
+            check: None,
             volumes: Vec::new(),
             size_bytes: 1_000_000,
             os: "linux".to_owned(),
@@ -87,8 +96,13 @@ impl Default for State {
             instances: BTreeMap::new(),
             networks: BTreeMap::new(),
             foreign_networks: Vec::new(),
+            volumes: BTreeSet::new(),
             behaviours: HashMap::new(),
+            execs: HashMap::new(),
+            execs_running: 0,
+            exec_listeners: Vec::new(),
             listening: HashMap::new(),
+            stats: HashMap::new(),
             images: BTreeMap::new(),
             registry: BTreeMap::new(),
             build_lines: vec!["#1 [1/1] COPY . .".to_owned(), "#1 DONE 0.0s".to_owned()],
@@ -212,6 +226,10 @@ impl State {
         if spec.command.is_none() && !image.info.has_command {
             return refuse(Kind::Invalid, format!("{what}: the image has no command"));
         }
+        if let Some(mount) = spec.volumes.iter().find(|m| !self.volumes.contains(&m.engine_name)) {
+            let message = format!("{what}: the volume {} is not there", mount.engine_name);
+            return refuse(Kind::NotFound, message);
+        }
         match self.networks.get(&spec.app) {
             None => refuse(Kind::NotFound, format!("{what}: its network is not there")),
             Some(subnet) if !subnet.contains(spec.address) => {
@@ -273,13 +291,8 @@ impl State {
         match words.get(1).map(String::as_str) {
             Some("exit") => {
                 let code = words.get(2).and_then(|code| code.parse().ok()).unwrap_or(0);
-                let mut lines: Vec<String> = words.get(3..).unwrap_or_default().to_vec();
-                for line in &mut lines {
-                    for (key, value) in &container.spec.env {
-                        *line = line.replace(&format!("${key}"), value);
-                    }
-                }
-                Behaviour::Exits { lines, code }
+                let lines = words.get(3..).unwrap_or_default();
+                Behaviour::Exits { lines: filled_in(lines, &container.spec.env), code }
             }
             _ => Behaviour::Lives,
         }
@@ -308,6 +321,7 @@ impl State {
     pub(super) fn vanish(&mut self, id: &InstanceId) {
         if self.instances.remove(id).is_some() {
             self.listening.remove(id);
+            self.stats.remove(id);
             self.changed(id);
         }
     }
@@ -333,11 +347,28 @@ impl State {
             Some("loopback") => [127, 0, 0, 1],
             _ => [0, 0, 0, 0],
         };
-        Ok(match container.spec.port {
-            _ if !container.is_up() => Listening::Unknown("it does not run".to_owned()),
-            Some(port) => Listening::At(vec![(host, port).into()]),
-            None => Listening::At(Vec::new()),
-        })
+        if !container.is_up() {
+            return Ok(Listening::Unknown("it does not run".to_owned()));
+        }
+        let own = container.spec.port.map(|port| (host, port).into());
+        let of_execs = self.exec_listeners.iter().filter(|(of, _)| of == id);
+        Ok(Listening::At(own.into_iter().chain(of_execs.map(|(_, at)| *at)).collect()))
+    }
+
+    // ---- Volumes ----
+
+    pub(super) fn remove_volume(&mut self, name: &str) -> RuntimeResult<()> {
+        let mut mounts = self.instances.values().flat_map(|c| &c.spec.volumes);
+        if mounts.any(|m| m.engine_name == name) {
+            return refuse(Kind::Conflict, format!("the volume {name} is in use"));
+        }
+        self.volumes.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn uses(&self, id: &InstanceId) -> Stats {
+        let idle = Stats { memory_bytes: 1_000_000, cpu_nanos: 0 };
+        self.stats.get(id).copied().unwrap_or(idle)
     }
 
     // ---- Images ----
@@ -371,6 +402,17 @@ impl State {
     }
 }
 
+/// The lines with the variables that they name.
+pub(super) fn filled_in(lines: &[String], env: &[(String, String)]) -> Vec<String> {
+    let mut lines = lines.to_vec();
+    for line in &mut lines {
+        for (key, value) in env {
+            *line = line.replace(&format!("${key}"), value);
+        }
+    }
+    lines
+}
+
 impl Container {
     pub(super) fn is_up(&self) -> bool {
         matches!(self.state, InstanceState::Running { .. } | InstanceState::Paused { .. })
@@ -386,6 +428,8 @@ impl Container {
             ordinal: self.spec.ordinal,
             address: Some(self.spec.address),
             port: self.spec.port,
+            alone: self.spec.alone,
+            one_off: self.spec.one_off,
             state: self.state,
         }
     }
