@@ -14,7 +14,7 @@ use mini_core::route::{AppRoute, Role};
 use crate::admit::CompiledRules;
 use crate::probe;
 use crate::shared::{Link, Shared, lock};
-use crate::snapshot::Image;
+use crate::snapshot::{Changed, Image};
 use crate::table::{App, Lasting, Table, TargetState};
 
 /// A change of the table.
@@ -54,22 +54,25 @@ pub(crate) fn change(
     }
     let mut step = Step { shared, old: &old, generation, proven: true, changed: Vec::new() };
     // What an entry of the old table was; all of it is looked at only if all of it may go.
-    let (new, left): (_, Vec<_>) = match change {
+    let (new, left, changed): (_, Vec<_>, _) = match change {
         Change::Table(routes) => {
             let apps: Vec<_> = routes.into_iter().map(|r| step.renew(r)).collect();
-            (Table::new(generation, apps), old.apps.values().cloned().collect())
+            (Table::new(generation, apps), old.apps.values().cloned().collect(), None)
         }
         Change::App(route) => {
             let before = old.apps.get(&route.app).cloned();
-            (old.with(generation, step.renew(route)), before.into_iter().collect())
+            let app = step.renew(route);
+            let new = old.with(generation, Arc::clone(&app));
+            (new, before.into_iter().collect(), Some(Changed::App(app)))
         }
         Change::Forget(app) => {
             let before = old.apps.get(&app).cloned();
-            (old.without(generation, &app), before.into_iter().collect())
+            let new = old.without(generation, &app);
+            (new, before.into_iter().collect(), Some(Changed::Forget(app)))
         }
     };
     step.swap(new, &left, applied);
-    shared.to_save.send_replace(());
+    shared.unsaved.add(generation, changed);
     Ok(())
 }
 
@@ -100,7 +103,7 @@ pub(crate) fn inherit(shared: &Arc<Shared>, estate: &Estate) {
     }
     step.swap(Table::new(generation, apps), &[], || {});
     shared.durable.store(estate.durable, SeqCst);
-    shared.to_save.send_replace(());
+    shared.unsaved.add(generation, None);
 }
 
 struct Step<'a> {

@@ -9,13 +9,14 @@ use mini_core::control::{FromProxy, ProxyStatus, ToProxy, Verdict};
 use mini_core::id::InstanceId;
 use mini_core::name::HostName;
 use mini_core::route::Role;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::{Clients, Limits};
 use crate::probe;
 use crate::seen::Seen;
+use crate::snapshot::Unsaved;
 use crate::succession::Predecessor;
 use crate::table::{Table, TargetState};
 use crate::tls::Tls;
@@ -45,8 +46,8 @@ pub(crate) struct Shared {
     pub(crate) door: Endpoint,
     pub(crate) counters: Counters,
     pub(crate) seen: Seen,
-    /// Told when the table is newer than the snapshot on disk.
-    pub(crate) to_save: watch::Sender<()>,
+    /// What the snapshot on disk lacks.
+    pub(crate) unsaved: Unsaved,
     pub(crate) durable: AtomicU64,
     /// Held while the snapshot is written.
     pub(crate) saving: tokio::sync::Mutex<()>,
@@ -128,7 +129,7 @@ impl Shared {
             door: Endpoint::new(Upstream::Unix(config.api_sockets.clone())),
             counters: Counters::default(),
             seen: Seen::new(),
-            to_save: watch::Sender::new(()),
+            unsaved: Unsaved::new(),
             durable: AtomicU64::new(0),
             saving: tokio::sync::Mutex::new(()),
             peers: Mutex::default(),

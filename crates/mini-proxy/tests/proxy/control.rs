@@ -61,11 +61,55 @@ async fn the_proxy_starts_alone_from_its_snapshot() {
     assert_eq!(serving.len(), 1);
     proxy.finish().await;
 
-    std::fs::write(dir.path().join("routes"), b"mini-proxy-snapshot 1 00\n{}").unwrap();
+    std::fs::write(dir.path().join("routes"), b"mini-proxy-snapshot 2 00\n{}").unwrap();
     let proxy = Proxy::start_in(dir, |_| {}).await;
     assert_eq!(proxy.get("blue.localhost").await.error(), (404, "unknown_host"));
     let (_c, hello) = proxy.controller().await;
     assert!(matches!(hello, FromProxy::Hello { generation: 0, durable: 0, .. }), "{hello:?}");
+}
+
+#[tokio::test]
+async fn what_changed_one_by_one_is_there_after_a_restart() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let durable =
+        |n| move |e: &FromProxy| (e == &FromProxy::Durable { generation: n }).then_some(());
+    let (blue, red) = (named("blue").await.0, named("red").await.0);
+    let proxy = Proxy::start_in(dir.clone(), |_| {}).await;
+    let mut c = proxy.with_table(vec![serving("gone", blue)]).await;
+    c.until("durable", durable(1)).await;
+    let first = std::fs::read(dir.path().join("routes")).unwrap();
+    c.send(&ToProxy::App { generation: 2, route: serving("blue", red) }).await;
+    c.until("durable", durable(2)).await;
+    c.send(&ToProxy::Forget { generation: 3, app: "gone".parse().unwrap() }).await;
+    c.send(&ToProxy::App { generation: 4, route: serving("red", red) }).await;
+    c.send(&ToProxy::App { generation: 5, route: serving("blue", blue) }).await;
+    c.until("durable", durable(5)).await;
+    let now = std::fs::read(dir.path().join("routes")).unwrap();
+    assert!(now.starts_with(&first), "a change is written behind the table");
+    proxy.finish().await;
+
+    // As a crash leaves it: the last line is torn.
+    for (torn, generation) in [(0, 5), (1, 4)] {
+        std::fs::write(dir.path().join("routes"), &now[..now.len() - torn]).unwrap();
+        let proxy = Proxy::start_in(dir.clone(), |_| {}).await;
+        let (mut c, hello) = proxy.controller().await;
+        let FromProxy::Hello { generation: found, durable: there, .. } = hello else {
+            panic!("{hello:?}")
+        };
+        assert_eq!((found, there), (generation, generation));
+        let expected = if torn == 0 { "blue" } else { "red" };
+        assert_eq!(proxy.get("blue.localhost").await.body, expected);
+        assert_eq!(proxy.get("red.localhost").await.body, "red");
+        assert_eq!(proxy.get("gone.localhost").await.error(), (404, "unknown_host"));
+        // What comes next is not written behind a torn line.
+        c.send(&ToProxy::Table { generation: 6, apps: vec![serving("blue", blue)] }).await;
+        c.send(&ToProxy::App { generation: 7, route: serving("red", blue) }).await;
+        c.until("durable", durable(7)).await;
+        proxy.finish().await;
+        let proxy = Proxy::start_in(dir.clone(), |_| {}).await;
+        assert_eq!(proxy.get("red.localhost").await.body, "blue");
+        proxy.finish().await;
+    }
 }
 
 #[tokio::test]
