@@ -1,8 +1,9 @@
 //! The performance table: what mini takes and holds, beside the engine alone.
 //!
-//! `mini-bench BIN [deploy] [rollback] [memory] [source] [planner] [routes] [start]`, where BIN is the folder with the release builds.
+//! `mini-bench BIN [deploy] [rollback] [memory] [source] [planner] [routes] [start] [backup] [server]`, where BIN is the folder with the release builds.
 //! Prints the table to stdout; a goal that is missed is said there and is no failure.
 
+mod backup;
 mod deploy;
 mod engine;
 mod fake_proxy;
@@ -13,6 +14,7 @@ mod output;
 mod planner;
 mod platform;
 mod routes;
+mod server;
 mod source;
 mod start;
 
@@ -34,12 +36,17 @@ const POLL: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(1800);
 const APP: &str = "bench";
 const SOURCE_APP: &str = "bench-source";
-const PARTS: [&str; 7] = ["deploy", "rollback", "memory", "source", "planner", "routes", "start"];
+const PARTS: [&str; 9] =
+    ["deploy", "rollback", "memory", "source", "planner", "routes", "start", "backup", "server"];
 /// Those that need a platform of their own on the engine.
-const ON_A_PLATFORM: [&str; 5] = ["deploy", "rollback", "memory", "source", "start"];
+const ON_A_PLATFORM: [&str; 6] = ["deploy", "rollback", "memory", "source", "start", "backup"];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == server::CHILD) {
+        server::on_a_host();
+        return ExitCode::SUCCESS;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let done = runtime.block_on(run(&words));
@@ -105,7 +112,7 @@ async fn run(words: &[String]) -> Result<()> {
 fn copies(from: &Path, folder: &Path) -> Result<PathBuf> {
     let bin = folder.join("bin");
     std::fs::create_dir(&bin)?;
-    for name in ["mini", "minid", "mini-fixture"] {
+    for name in ["mini", "minid", "mini-static", "mini-fixture"] {
         std::fs::copy(from.join(name), bin.join(name))
             .with_context(|| format!("{} in {}; scripts/bench builds it", name, from.display()))?;
     }
@@ -131,6 +138,9 @@ async fn measure(
     }
     if wanted("routes") {
         table.rows.extend(routes::measure(bin, folder).await?);
+    }
+    if wanted("server") {
+        table.rows.extend(server::measure(bin).await?);
     }
     if wanted("start") {
         table.rows.push(start::a_thousand_in_the_store(folder).await?);
@@ -162,6 +172,9 @@ async fn measure(
     }
     if wanted("start") {
         table.rows.push(start::fifty_live(platform, &image).await?);
+    }
+    if wanted("backup") {
+        table.rows.extend(backup::measure(platform, folder).await?);
     }
     Ok(())
 }

@@ -97,15 +97,28 @@ impl Platform {
 
     /// A `mini` command that is not started yet; what it prints goes to a file.
     pub(crate) fn command(&self, words: &[&str]) -> Result<Command> {
-        let log = File::create(self.folder.join("mini.log"))?;
-        let mut command = Command::new(self.bin.join("mini"));
+        let mut command = self.program("mini", words)?;
         command
-            .args(words)
             .env("MINI_CONFIG", self.folder.join("config.toml"))
             .env_remove("MINI_HOST")
             .env_remove("MINI_TOKEN")
             .env_remove("MINI_SERVER")
-            .env_remove("MINI_APP")
+            .env_remove("MINI_APP");
+        Ok(command)
+    }
+
+    /// The same of `minid`, as the operator starts it.
+    pub(crate) fn minid(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.program("minid", words)?;
+        command.arg("--data-dir").arg(self.folder.join("data"));
+        Ok(command)
+    }
+
+    fn program(&self, name: &str, words: &[&str]) -> Result<Command> {
+        let log = File::create(self.folder.join("command.log"))?;
+        let mut command = Command::new(self.bin.join(name));
+        command
+            .args(words)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -115,14 +128,14 @@ impl Platform {
         Ok(command)
     }
 
-    /// Waits for a `mini`; a failure of it is an error with what it printed.
-    pub(crate) async fn ended(&self, mini: &mut Child, limit: Duration) -> Result<()> {
-        let ended = tokio::time::timeout(limit, mini.wait()).await;
-        let said = fs::read_to_string(self.folder.join("mini.log")).unwrap_or_default();
+    /// Waits for a command; a failure of it is an error with what it printed.
+    pub(crate) async fn ended(&self, command: &mut Child, limit: Duration) -> Result<()> {
+        let ended = tokio::time::timeout(limit, command.wait()).await;
+        let said = fs::read_to_string(self.folder.join("command.log")).unwrap_or_default();
         match ended {
             Ok(status) if status.as_ref().is_ok_and(|s| s.success()) => Ok(()),
-            Ok(status) => bail!("mini: {}\n{}", status?, said.trim()),
-            Err(_) => bail!("mini did not end within {} s\n{}", limit.as_secs(), said.trim()),
+            Ok(status) => bail!("{}\n{}", status?, said.trim()),
+            Err(_) => bail!("not ended within {} s\n{}", limit.as_secs(), said.trim()),
         }
     }
 

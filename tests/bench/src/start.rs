@@ -25,7 +25,7 @@ use crate::routes::Controls;
 
 const IN_THE_STORE: usize = 1000;
 const IN_THE_STORE_GOAL_MS: f64 = 1000.0;
-const LIVE: usize = 50;
+pub(crate) const LIVE: usize = 50;
 const LIVE_GOAL_MS: f64 = 2000.0;
 const ROUNDS: usize = 5;
 /// The parent restarts at once twice a minute, and then with a pause.

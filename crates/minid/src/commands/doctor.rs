@@ -348,6 +348,14 @@ fn unresolved(domain: &str) -> Finding {
             "browsers and curl know it by themselves; for other programs install libnss-myhostname"
                 .into(),
         )
+    } else if domain.ends_with(".nip.io") {
+        Note(
+            format!("*.{domain} does not resolve on this machine"),
+            "its resolver does not answer for nip.io, as those do that keep names from private \
+             addresses; visitors who use another may have no trouble; --domain names a domain of \
+             your own"
+                .into(),
+        )
     } else {
         Bad(
             format!("*.{domain} does not resolve"),

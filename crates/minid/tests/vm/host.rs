@@ -1,10 +1,11 @@
 //! A host like a cloud VM, and somebody's laptop in front of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::said::Said;
+use super::binaries;
+use super::said::Said;
 
 /// On everything that a run makes on the engine.
 const LABEL: &str = "mini.vm-test";
@@ -55,6 +56,11 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The id of the run that is the process `pid`.
+pub(crate) fn site_of(pid: u32) -> String {
+    format!("mini-vm-{pid}")
+}
+
 /// A network of this run's own; hosts and network are gone when this is.
 pub(crate) struct Site {
     id: String,
@@ -64,7 +70,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let id = format!("mini-vm-{}", std::process::id());
+        let id = site_of(std::process::id());
         let label = format!("{LABEL}={id}");
         let laptop = tempfile::tempdir().unwrap();
         // The first that nobody has.
@@ -134,6 +140,11 @@ impl Site {
         host
     }
 
+    /// The keys of the hosts that ssh has met, as the pipeline's secret holds them.
+    pub(crate) fn known_hosts(&self) -> String {
+        std::fs::read_to_string(self.laptop.path().join("known_hosts")).unwrap()
+    }
+
     /// `mini` on the laptop.
     pub(crate) fn mini(&self, arguments: &[&str]) -> Said {
         let home = self.laptop.path();
@@ -151,13 +162,18 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let filter = format!("label={LABEL}={}", self.id);
-        let all = docker(&["ps", "--all", "--quiet", "--filter", &filter]).out;
-        for container in all.split_whitespace() {
-            docker(&["rm", "--force", "--volumes", container]);
-        }
-        docker(&["network", "rm", &self.id]);
+        clear(&self.id);
     }
+}
+
+/// Removes all that the run `id` made on the engine.
+pub(crate) fn clear(id: &str) {
+    let filter = format!("label={LABEL}={id}");
+    let all = docker(&["ps", "--all", "--quiet", "--filter", &filter]).out;
+    for container in all.split_whitespace() {
+        docker(&["rm", "--force", "--volumes", container]);
+    }
+    docker(&["network", "rm", id]);
 }
 
 pub(crate) struct Host<'a> {
@@ -222,11 +238,6 @@ impl Host<'_> {
     pub(crate) fn journal(&self) -> String {
         self.ssh("journalctl -u mini-controller -u mini-proxy -n 40 --no-pager").out
     }
-}
-
-/// Where the binaries under test lie.
-pub(crate) fn binaries() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_minid")).parent().unwrap().to_owned()
 }
 
 /// A folder with the three programs as a release has them, without symbols.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::http::read_answer;
+use super::http::read_answer;
 
 const CLIENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);

@@ -10,11 +10,13 @@ mod host;
 #[expect(dead_code, reason = "of the client of the other tests, only how it reads an answer")]
 mod http;
 mod load;
+mod pipeline;
 mod restores;
 #[path = "../e2e/said.rs"]
 mod said;
 mod upgrades;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use host::{Host, Site, fixture, release, until};
@@ -23,6 +25,11 @@ use said::Said;
 
 /// From release binaries, on a machine that has Docker.
 const INSTALL_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where the binaries under test lie.
+fn binaries() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_minid")).parent().unwrap().to_owned()
+}
 
 /// Does one step and says how long it took.
 fn step<T>(what: &str, work: impl FnOnce() -> T) -> (T, Duration) {

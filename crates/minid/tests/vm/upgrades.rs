@@ -2,12 +2,13 @@
 //! under load. One of the releases is broken on purpose, and the host goes back by itself.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::host::{Host, Site, until};
 use crate::load::Load;
+use crate::pipeline::{package, ship, sign_for, variant};
 use crate::said::Said;
 use crate::step;
 
@@ -16,50 +17,10 @@ const UPGRADE_WITHIN: f64 = 10.0;
 /// An archive is checked and unpacked before the link is moved.
 const MOVED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// A release that starts to be asked for its version, and for nothing else.
 const BROKEN: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo minid 9.9.9\n\
                       echo 'error: broken on purpose' >&2\nexit 1\n";
-
-fn script(site: &Site, name: &str) -> Command {
-    let mut command = Command::new(Path::new(ROOT).join("scripts").join(name));
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", site.laptop.path().join("bin").display()));
-    command
-}
-
-/// An archive of the programs in `from`, signed by `key`.
-fn package(site: &Site, from: &Path, name: &str, key: &Path) -> PathBuf {
-    let mut command = script(site, "package");
-    command.arg("--bin").arg(from).arg("--out").arg(site.laptop.path().join(name));
-    let said = Said::from(command.env("MINISIGN_KEY_FILE", key).output().unwrap());
-    PathBuf::from(said.ok().trim())
-}
-
-/// The same release with one program that differs in a byte that nobody runs, and another `minid` if there
-/// is one.
-fn variant(programs: &Path, to: PathBuf, minid: Option<&str>) -> PathBuf {
-    fs::create_dir(&to).unwrap();
-    for name in ["mini", "minid", "mini-static"] {
-        fs::copy(programs.join(name), to.join(name)).unwrap();
-    }
-    let mut program = fs::read(to.join("mini-static")).unwrap();
-    program.push(minid.map_or(1, |_| 2));
-    fs::write(to.join("mini-static"), program).unwrap();
-    if let Some(text) = minid {
-        fs::write(to.join("minid"), text).unwrap();
-    }
-    to
-}
-
-fn ship(site: &Site, host: &Host<'_>, archive: &Path, known_hosts: &str) -> Said {
-    let mut command = script(site, "ship");
-    command.arg(archive).arg(format!("root@{}", host.address));
-    command.env("MINI_SSH_KEY", fs::read_to_string(site.laptop.path().join("key")).unwrap());
-    command.env("MINI_SSH_KNOWN_HOSTS", known_hosts).env("MINI_WITHIN", "20");
-    Said::from(command.output().unwrap())
-}
 
 fn release_of(host: &Host<'_>) -> String {
     host.ssh("readlink /usr/local/lib/mini/current").ok()
@@ -67,13 +28,8 @@ fn release_of(host: &Host<'_>) -> String {
 
 pub(crate) fn upgrades(site: &Site, host: &Host<'_>, programs: &Path) {
     let home = site.laptop.path();
-    let (key, public) = (home.join("minisign.key"), home.join("minisign.pub"));
-    let mut made = Command::new("minisign");
-    made.args(["-G", "-W", "-s"]).arg(&key).arg("-p").arg(&public);
-    Said::from(made.output().expect("minisign")).ok();
-    let line = fs::read_to_string(&public).unwrap();
-    host.ssh(&format!("printf '%s' '{line}' >/etc/mini/upgrade.pub")).ok();
-    let known = fs::read_to_string(home.join("known_hosts")).unwrap();
+    let key = sign_for(site, host);
+    let known = site.known_hosts();
     let good = variant(programs, home.join("good"), None);
     let good = package(site, &good, "package-good", &key);
     let broken = variant(programs, home.join("broken"), Some(BROKEN));
