@@ -24,6 +24,7 @@ use crate::store::StoreError;
 use crate::vault::VaultError;
 
 mod check;
+mod gently;
 mod read;
 mod rebuild;
 mod restore;
@@ -199,7 +200,7 @@ impl BackupError {
 /// # Errors
 /// If it is damaged, cut short, newer than this program, or would not bring everything back.
 pub async fn verify(file: PathBuf, scratch: PathBuf) -> Result<Manifest, BackupError> {
-    blocking(move || {
+    gently::gently(move || {
         let folder =
             read::Scratch::make(&scratch.join(format!("mini-verify-{}", std::process::id())))?;
         let manifest = read::unpack(&file, folder.path())?;

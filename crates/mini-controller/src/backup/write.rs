@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::blocking;
+use super::gently::gently;
 use super::{
     BackupError, DATABASE, Entry, FORMAT, FORMAT_FILE, KEY, MANIFEST, Manifest, Origin, Volume,
 };
@@ -50,7 +51,7 @@ pub async fn backup(
     version: String,
 ) -> Result<Manifest, BackupError> {
     let handle = Handle::current();
-    blocking(move || {
+    gently(move || {
         let partial = Scrap(with_suffix(&file, ".partial"));
         let folders = Folders { data: &data_dir, tls: &tls_dir };
         let written = write(&folders, &partial.0, options, &engine, version, &handle)?;

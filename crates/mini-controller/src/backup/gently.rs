@@ -1,0 +1,26 @@
+//! Work that takes the processor only as far as nobody else wants it: apps are served meanwhile.
+
+use rustix::process::setpriority_process;
+use tokio::sync::oneshot;
+
+use super::BackupError;
+use crate::store::StoreError;
+
+/// setpriority(2): a tenth of what others get, where there is not enough for all.
+const NICE: i32 = 10;
+
+/// Runs `work` on a thread of its own: on Linux the priority is a thread's, and one that may not raise it
+/// again has it for good.
+pub(super) async fn gently<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    let (done, told) = oneshot::channel();
+    let failed = |why: String| BackupError::Store(StoreError::Sqlite(why));
+    let thread = std::thread::Builder::new().name("backup".into()).spawn(move || {
+        // Where it may not be lowered it is done all the same.
+        let _ = setpriority_process(None, NICE);
+        let _ = done.send(work());
+    });
+    thread.map_err(|error| failed(error.to_string()))?;
+    told.await.unwrap_or_else(|_| Err(failed("the thread that wrote the backup broke off".into())))
+}
