@@ -52,7 +52,8 @@ mod world;
 
 pub use api::openapi_document;
 pub use backup::{
-    BackupError, Manifest, Options, Origin, Restored, backup, copy_of_database, restore, verify,
+    BackupError, BackupLock, Manifest, Options, Origin, Restored, backup, copy_of_database,
+    restore, verify,
 };
 pub use core::{Acme, Config, LETS_ENCRYPT};
 pub use firewall::{Firewall, FirewallLook, FirewallRules};

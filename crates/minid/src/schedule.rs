@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mini_controller::Options;
+use mini_controller::{BackupError, BackupLock, Options};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::backup;
@@ -73,7 +73,16 @@ pub(crate) async fn keep(settings: Settings, schedule: Schedule) {
             tokio::time::sleep(left.min(RETRY)).await;
             continue;
         }
-        let done = once(&settings, &schedule).await;
+        let lock = match BackupLock::take(&settings.data_dir) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => {
+                tracing::info!("another backup is being made: the scheduled one is left for later");
+                tokio::time::sleep(schedule.every.min(RETRY)).await;
+                continue;
+            }
+            Err(error) => Err(error),
+        };
+        let done = once(&settings, &schedule, lock).await;
         match &done.error {
             None => tracing::info!(file = %done.file.display(), bytes = done.bytes, "backed up"),
             Some(why) => tracing::error!(%why, "the scheduled backup failed"),
@@ -86,13 +95,20 @@ pub(crate) async fn keep(settings: Settings, schedule: Schedule) {
     }
 }
 
-async fn once(settings: &Settings, schedule: &Schedule) -> Last {
+async fn once(
+    settings: &Settings,
+    schedule: &Schedule,
+    lock: Result<BackupLock, BackupError>,
+) -> Last {
     let at = Timestamp::now();
     let file = schedule.folder.join(format!("{BEGIN}{}{END}", at.strftime(STAMP)));
     let options = Options { logs: false, images: false, volumes: true };
-    let made = match std::fs::create_dir_all(&schedule.folder) {
-        Ok(()) => backup::make(settings, &file, options).await.map_err(|e| e.to_string()),
-        Err(error) => Err(format!("{}: {error}", schedule.folder.display())),
+    let made = match (std::fs::create_dir_all(&schedule.folder), lock) {
+        (Ok(()), Ok(lock)) => {
+            backup::make(settings, &file, options, lock).await.map_err(|e| e.to_string())
+        }
+        (Err(error), _) => Err(format!("{}: {error}", schedule.folder.display())),
+        (_, Err(error)) => Err(error.to_string()),
     };
     // Only after a good one: a disk that is full must not eat the last that there are.
     let error = match made {

@@ -25,6 +25,7 @@ use crate::vault::VaultError;
 
 mod check;
 mod gently;
+mod lock;
 mod read;
 mod rebuild;
 mod restore;
@@ -32,6 +33,7 @@ mod restore;
 mod tests;
 mod write;
 
+pub use lock::BackupLock;
 pub(crate) use rebuild::rebuild_missing;
 pub use restore::{Restored, restore};
 pub use write::{Options, backup, copy_of_database};

@@ -81,8 +81,13 @@ impl Stage {
     }
 
     async fn backup(&self) -> Result<Manifest, BackupError> {
+        Self::backup_of(&self.data(), self.file()).await
+    }
+
+    async fn backup_of(data: &Path, file: PathBuf) -> Result<Manifest, BackupError> {
+        let lock = BackupLock::take(data)?.expect("nobody else makes one");
         let engine = Arc::new(OneVolume::default());
-        backup(self.data(), self.data().join("tls"), self.file(), ALL, engine, "1.2.3".into()).await
+        backup(data.into(), data.join("tls"), file, ALL, engine, "1.2.3".into(), lock).await
     }
 
     async fn verify(&self) -> Result<Manifest, BackupError> {
@@ -202,13 +207,25 @@ async fn what_would_not_come_back_is_named() {
 #[tokio::test]
 async fn no_server_and_no_place_are_said() {
     let stage = Stage::new().await;
-    let engine = Arc::new(OneVolume::default());
     let none = stage.place.path().join("none");
-    let made =
-        backup(none.clone(), none.join("tls"), stage.file(), ALL, engine.clone(), "1".into()).await;
-    assert!(matches!(made, Err(BackupError::NoServer(path)) if path == none));
+    let is_none = |made| matches!(made, Err(BackupError::NoServer(path)) if path == none);
+    assert!(is_none(Stage::backup_of(&none, stage.file()).await));
+    std::fs::create_dir(&none).unwrap();
+    assert!(is_none(Stage::backup_of(&none, stage.file()).await));
     let nowhere = stage.place.path().join("no/such/folder");
-    let made =
-        backup(stage.data(), stage.data().join("tls"), nowhere, ALL, engine, "1".into()).await;
+    let made = Stage::backup_of(&stage.data(), nowhere).await;
     assert!(matches!(made, Err(BackupError::File { .. })));
+}
+
+#[tokio::test]
+async fn there_is_one_backup_of_a_server_at_a_time() {
+    let stage = Stage::new().await;
+    let lock = BackupLock::take(&stage.data()).unwrap();
+    assert!(lock.is_some());
+    assert!(BackupLock::take(&stage.data()).unwrap().is_none());
+    drop(lock);
+    stage.backup().await.unwrap();
+    assert!(BackupLock::take(&stage.data()).unwrap().is_some(), "it is free after one");
+    let nowhere = BackupLock::take(&stage.place.path().join("none"));
+    assert!(matches!(nowhere, Err(BackupError::NoServer(_))), "{nowhere:?}");
 }

@@ -18,7 +18,8 @@ use tokio::runtime::Handle;
 use super::blocking;
 use super::gently::gently;
 use super::{
-    BackupError, DATABASE, Entry, FORMAT, FORMAT_FILE, KEY, MANIFEST, Manifest, Origin, Volume,
+    BackupError, BackupLock, DATABASE, Entry, FORMAT, FORMAT_FILE, KEY, MANIFEST, Manifest, Origin,
+    Volume,
 };
 use crate::store::{self, StoreError};
 
@@ -49,9 +50,11 @@ pub async fn backup(
     options: Options,
     engine: Arc<dyn Archives>,
     version: String,
+    lock: BackupLock,
 ) -> Result<Manifest, BackupError> {
     let handle = Handle::current();
     gently(move || {
+        let _lock = lock;
         let partial = Scrap(with_suffix(&file, ".partial"));
         let folders = Folders { data: &data_dir, tls: &tls_dir };
         let written = write(&folders, &partial.0, options, &engine, version, &handle)?;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use mini_controller::{BackupError, Manifest, Options};
+use mini_controller::{BackupError, BackupLock, Manifest, Options};
 use mini_core::cause::size;
 use mini_core::id::ServerId;
 use mini_core::ports::{RuntimeError, RuntimeErrorKind, RuntimeResult};
@@ -14,6 +15,9 @@ use mini_docker::{Docker, DockerConfig};
 use super::StopSignals;
 use crate::output::{self, Fault};
 use crate::settings::{Flags, Settings, VERSION};
+
+/// How often it is looked whether another backup has ended.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -65,6 +69,7 @@ pub(crate) async fn make(
     settings: &Settings,
     file: &Path,
     options: Options,
+    lock: BackupLock,
 ) -> Result<Manifest, BackupError> {
     let folder = settings.data_dir.clone();
     let there = folder.clone();
@@ -79,7 +84,21 @@ pub(crate) async fn make(
     let server = server.map_err(|error| other(format!("the server's id: {error}")))?;
     let engine = engine(settings, server)?;
     let (tls, file) = (settings.tls_dir(), file.to_owned());
-    mini_controller::backup(folder, tls, file, options, engine, VERSION.to_owned()).await
+    mini_controller::backup(folder, tls, file, options, engine, VERSION.to_owned(), lock).await
+}
+
+/// Waits while another backup of this server is being made.
+async fn alone(settings: &Settings) -> Result<BackupLock, BackupError> {
+    let mut told = false;
+    loop {
+        if let Some(lock) = BackupLock::take(&settings.data_dir)? {
+            return Ok(lock);
+        }
+        if !std::mem::replace(&mut told, true) {
+            output::line("another backup of this server is being made: waiting for it to end");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 pub(crate) async fn run(backup: Backup) -> Result<ExitCode, Fault> {
@@ -93,17 +112,22 @@ pub(crate) async fn run(backup: Backup) -> Result<ExitCode, Fault> {
         images: backup.with_images,
         volumes: !backup.without_volumes,
     };
-    let begun = std::time::Instant::now();
     let mut signals = StopSignals::new()?;
+    let stopped = || Fault::new("stopped: no backup was made");
+    let lock = tokio::select! {
+        lock = alone(&settings) => lock.map_err(|error| fault(&error))?,
+        () = signals.any() => return Err(stopped()),
+    };
+    let begun = std::time::Instant::now();
     let manifest = tokio::select! {
-        made = make(&settings, &file, options) => made.map_err(|error| fault(&error))?,
+        made = make(&settings, &file, options, lock) => made.map_err(|error| fault(&error))?,
         () = signals.any() => {
             for suffix in [".partial", ".partial.db"] {
                 let mut name = file.clone().into_os_string();
                 name.push(suffix);
                 let _ = std::fs::remove_file(name);
             }
-            return Err(Fault::new("stopped: no backup was made"));
+            return Err(stopped());
         }
     };
     for line in manifest.lines() {

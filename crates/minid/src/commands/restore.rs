@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use mini_controller::{Firewall, Manifest};
+use mini_controller::{BackupLock, Firewall, Manifest};
 
 use super::backup::{engine, fault};
 use super::firewall;
@@ -51,6 +51,16 @@ pub(crate) async fn run(restore: Restore) -> Result<ExitCode, Fault> {
     let verified = mini_controller::verify(restore.file.clone(), std::env::temp_dir()).await;
     let manifest = verified.map_err(|error| fault(&error))?;
     may_be_replaced(&settings, &manifest, restore.force)?;
+    // Where there is nothing yet there is nothing to hold.
+    let _lock = match BackupLock::take(&settings.data_dir) {
+        Ok(None) => {
+            return Err(Fault::new(
+                "a backup of this server is being made, and nothing was changed",
+            )
+            .hint("wait for it to end"));
+        }
+        taken => taken.ok(),
+    };
     services.stop().await?;
     // Of a server that is not this one's any more nothing may hold apps back.
     if let Some(server) = firewall::server(&settings).await {

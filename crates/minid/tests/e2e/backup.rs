@@ -1,7 +1,8 @@
 //! A platform is put into one file, lost, and brought back.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use mini_core::ports::Runtime;
 
@@ -176,4 +177,34 @@ fn backups_are_made_by_themselves_and_the_last_few_are_kept() {
             assert_eq!(said.code, 0, "{said:?}");
         }
     }
+}
+
+#[test]
+fn a_second_backup_waits_for_the_first_and_a_scheduled_one_is_left_for_later() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("backups");
+    let flags = ["--backup-dir", folder.to_str().unwrap(), "--backup-every", "1s"];
+    let platform = Platform::start_with(&flags, &[]);
+    // As a backup does that takes long.
+    let held = std::fs::File::open(platform.data()).unwrap();
+    held.lock().unwrap();
+    until("the scheduled one is left", || {
+        platform.log().contains("the scheduled one is left for later").then_some(())
+    });
+    let file = platform.folder.path().join("all.tar.gz");
+    let mut second = Command::new(env!("CARGO_BIN_EXE_minid"))
+        .args(["backup", file.to_str().unwrap()])
+        .env("MINID_DATA_DIR", platform.data())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(second.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("waiting for it to end"), "{line}");
+    assert!(!file.exists() && second.try_wait().unwrap().is_none());
+    drop(held);
+    assert!(second.wait().unwrap().success());
+    let said = minid(&platform.data(), &["backup", "verify", file.to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{said:?}");
+    until("the scheduled one is made", || std::fs::read_dir(&folder).ok()?.next().map(drop));
 }
