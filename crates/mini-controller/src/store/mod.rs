@@ -176,7 +176,7 @@ pub(crate) fn look(path: &Path) -> StoreResult<(Connection, (i64, i64))> {
         _ => open::without_locks(path)?,
     };
     let found = schema::version(&connection)?;
-    Ok((connection, (found, schema::KNOWN)))
+    Ok((connection, (found, schema::known())))
 }
 
 /// Opens a database that nobody else has, and brings it to this program's schema.
@@ -191,7 +191,7 @@ pub(crate) fn schema_of(connection: &Connection) -> StoreResult<i64> {
 
 /// The newest schema that this program knows.
 pub(crate) fn known_schema() -> i64 {
-    schema::KNOWN
+    schema::known()
 }
 
 /// Whether the store can be written, as the last write found.

@@ -81,7 +81,7 @@ fn uri(path: &Path, how: &str) -> String {
 
 /// Whether a database that cannot be brought to this program's schema can be read by it.
 pub(super) fn check_version(connection: &Connection, path: &Path, why: &str) -> StoreResult<()> {
-    let (found, known) = (schema::version(connection)?, schema::KNOWN);
+    let (found, known) = (schema::version(connection)?, schema::known());
     match found {
         _ if found == known => Ok(()),
         _ if found > known => Err(StoreError::Newer { path: path.to_owned(), found, known }),

@@ -6,6 +6,9 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, StoreResult};
 
+#[cfg(debug_assertions)]
+mod tomorrow;
+
 /// Each brings the schema from version `index` to `index + 1` (`PRAGMA user_version`).
 const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001.sql"),
@@ -17,7 +20,18 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0007.sql"),
 ];
 
-pub(super) const KNOWN: i64 = MIGRATIONS.len() as i64;
+fn migrations() -> impl Iterator<Item = &'static str> {
+    #[cfg(debug_assertions)]
+    let more = tomorrow::migration();
+    #[cfg(not(debug_assertions))]
+    let more = None;
+    MIGRATIONS.into_iter().chain(more)
+}
+
+/// The newest schema that this program knows.
+pub(super) fn known() -> i64 {
+    migrations().count() as i64
+}
 
 /// The schema that a database is of.
 pub(super) fn version(connection: &Connection) -> StoreResult<i64> {
@@ -25,7 +39,7 @@ pub(super) fn version(connection: &Connection) -> StoreResult<i64> {
 }
 
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
-    let (found, known) = (version(connection)?, KNOWN);
+    let (found, known) = (version(connection)?, known());
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
@@ -41,7 +55,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<(
         connection.execute("VACUUM INTO ?1", [new.to_string_lossy()])?;
         std::fs::rename(&new, &copy).map_err(io)?;
     }
-    for (index, sql) in MIGRATIONS.iter().enumerate().skip(found.max(0) as usize) {
+    for (index, sql) in migrations().enumerate().skip(found.max(0) as usize) {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(sql)?;
         tx.pragma_update(None, "user_version", index as i64 + 1)?;

@@ -305,7 +305,7 @@ async fn a_database_of_any_version_is_migrated_and_a_copy_kept() {
             .unwrap();
         drop(connection);
         // An upgrade that was taken back has left its copy.
-        let copy = folder.path().join(format!("mini.before-{}.db", schema::KNOWN));
+        let copy = folder.path().join(format!("mini.before-{}.db", schema::known()));
         std::fs::write(&copy, "an older one").unwrap();
         let store = Store::open(&path).unwrap();
         let (apps, waiting) =
