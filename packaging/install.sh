@@ -31,7 +31,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 readonly lib=/usr/local/lib/mini bin=/usr/local/bin units=/etc/systemd/system
 readonly settings=/etc/mini/minid.env data=/var/lib/mini proxy_data=/var/lib/mini-proxy user=mini-proxy
 readonly daemon=/etc/docker/daemon.json engine_socket=/run/docker.sock
-readonly all_units=(mini-controller.service mini-proxy.service mini-proxy.socket mini-proxy-https.socket)
+readonly all_units=(mini-controller.service mini-proxy.service mini-proxy.socket mini-proxy-https.socket mini-recover.service)
 readonly keep_releases=3 wait_s=60
 
 say() { printf '%s\n' "$*"; }
@@ -304,6 +304,8 @@ install_all() {
   ensure_units
   ensure_running
   await_door
+  # An upgrade that was cut off before is over: what runs now is not to be taken back at the next boot.
+  rm -f $data/upgrade.json
   forget_old_releases
 
   local token='' print=''

@@ -11,11 +11,14 @@ use crate::commands::status::processes::listener;
 use crate::output::Fault;
 use crate::settings::Settings;
 
-const CONTROLLER: &str = "mini-controller.service";
+pub(crate) const CONTROLLER: &str = "mini-controller.service";
 const PROXY: &str = "mini-proxy.service";
 /// There is one where systemd is process 1 (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 const LOOK: Duration = Duration::from_millis(50);
+const LOOK_AT_RESTARTS: Duration = Duration::from_secs(1);
+/// So often a service may end before it is taken to do so always; its unit has half a second between.
+const IN_VAIN: u32 = 5;
 /// Lines of a service's log.
 const LAST_WORDS: &str = "6";
 
@@ -37,29 +40,55 @@ impl Services<'_> {
         Ok(())
     }
 
+    /// Whether it stands then is seen by whoever waits for it: systemd tries one that ends again.
     pub(crate) async fn restart_controller(&self) -> Result<(), Fault> {
-        // One that failed too often would not be started again.
+        // One that failed too often would not be started again; and what is counted are new failures.
         systemctl(&["reset-failed", CONTROLLER]).await?;
-        systemctl(&["restart", CONTROLLER]).await
+        let _ = systemctl(&["restart", CONTROLLER]).await;
+        Ok(())
     }
 
     /// Both, and the sockets stay open: what arrives meanwhile waits.
     pub(crate) async fn stop(&self) -> Result<(), Fault> {
-        systemctl(&["stop", CONTROLLER, PROXY]).await
+        systemctl(&["stop", CONTROLLER, PROXY]).await.map(drop)
     }
 
     pub(crate) async fn start(&self) -> Result<(), Fault> {
         systemctl(&["reset-failed", CONTROLLER, PROXY]).await?;
-        systemctl(&["start", PROXY, CONTROLLER]).await
+        systemctl(&["start", PROXY, CONTROLLER]).await.map(drop)
     }
 
     pub(crate) async fn stop_controller(&self) -> Result<(), Fault> {
-        systemctl(&["stop", CONTROLLER]).await
+        systemctl(&["stop", CONTROLLER]).await.map(drop)
+    }
+
+    /// Has systemd read the units again: what has changed holds from the next start of each.
+    pub(crate) async fn reread_units(&self) -> Result<(), Fault> {
+        systemctl(&["daemon-reload"]).await.map(drop)
+    }
+
+    pub(crate) async fn enable(&self, units: &[&str]) -> Result<(), Fault> {
+        systemctl(&[&["enable"], units].concat()).await.map(drop)
+    }
+
+    /// Not at the next boot any more, and not now; whether they have stopped is not waited for.
+    pub(crate) async fn disable(&self, units: &[&str]) -> Result<(), Fault> {
+        systemctl(&[&["disable"], units].concat()).await?;
+        systemctl(&[&["stop", "--no-block"], units].concat()).await.map(drop)
+    }
+
+    pub(crate) async fn is_active(&self, unit: &str) -> bool {
+        systemctl(&["is-active", "--quiet", unit]).await.is_ok()
+    }
+
+    /// Whether a controller runs, of whatever release.
+    pub(crate) async fn has_controller(&self) -> bool {
+        listening(&self.settings.sockets.live("admin.sock")).await.is_some()
     }
 
     /// Hands the sockets of the proxy that runs to a new one of the current release.
     pub(crate) async fn reload_proxy(&self) -> Result<(), Fault> {
-        systemctl(&["reload-or-restart", PROXY]).await
+        systemctl(&["reload-or-restart", PROXY]).await.map(drop)
     }
 
     /// Waits until the controller that answers is one of the release in `folder`.
@@ -76,6 +105,16 @@ impl Services<'_> {
                 return Err(why_not(CONTROLLER, program.as_deref()).await);
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Ends when the controller has ended again and again since it was restarted, and says so.
+    pub(crate) async fn controller_fails(&self) -> String {
+        loop {
+            tokio::time::sleep(LOOK_AT_RESTARTS).await;
+            if restarts(CONTROLLER).await.is_some_and(|times| times >= IN_VAIN) {
+                return why_not(CONTROLLER, None).await;
+            }
         }
     }
 
@@ -126,7 +165,13 @@ async fn last_words(unit: &str) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-async fn systemctl(arguments: &[&str]) -> Result<(), Fault> {
+/// How often systemd has started a unit again by itself, since somebody did.
+async fn restarts(unit: &str) -> Option<u32> {
+    systemctl(&["show", "--property", "NRestarts", "--value", unit]).await.ok()?.trim().parse().ok()
+}
+
+/// What it printed.
+async fn systemctl(arguments: &[&str]) -> Result<String, Fault> {
     let mut command = Command::new("systemctl");
     command.args(arguments).stdin(std::process::Stdio::null());
     let said = command
@@ -134,7 +179,7 @@ async fn systemctl(arguments: &[&str]) -> Result<(), Fault> {
         .await
         .map_err(|error| Fault::new(format!("systemctl cannot be started: {error}")))?;
     if said.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
     }
     let why = String::from_utf8_lossy(&said.stderr);
     Err(Fault::new(format!("systemctl {}: {}", arguments.join(" "), why.trim())))

@@ -10,6 +10,7 @@ use crate::output::{self, Fault};
 use crate::schedule::{self, Last};
 use crate::settings::{Flags, Settings, VERSION};
 use crate::troubles::{self, Trouble};
+use crate::upgrade;
 
 mod apps;
 mod parts;
@@ -52,6 +53,8 @@ struct Status {
     recovery: Option<mini_api::Recovery>,
     /// What came of the last backup that the controller made by itself.
     backup: Option<Last>,
+    /// The release to which an upgrade was begun that nobody is at any more.
+    upgrade_cut_off: Option<String>,
     last_errors: Vec<Trouble>,
 }
 
@@ -134,13 +137,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Fault> {
     Ok(if status.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The apps of which nothing serves, and why.
-pub(crate) async fn apps_down(settings: &Settings) -> Vec<(String, String)> {
-    let (_, glance) = parts::store(settings).await;
-    let Some(glance) = glance else { return Vec::new() };
+/// The apps of which nothing serves, and why; none if this program cannot read the database.
+pub(crate) async fn apps_down(settings: &Settings) -> Option<Vec<(String, String)>> {
+    let glance = parts::store(settings).await.1?;
     let (_, _, observed) = parts::engine(settings, Some(&glance)).await;
     let apps = apps::look(&glance, observed.as_deref()).await;
-    apps.down.into_iter().map(|down| (down.app, down.why)).collect()
+    Some(apps.down.into_iter().map(|down| (down.app, down.why)).collect())
 }
 
 async fn gather(settings: &Settings) -> Status {
@@ -167,6 +169,7 @@ async fn gather(settings: &Settings) -> Status {
         problems: server.as_ref().map(|s| s.problems.clone()).unwrap_or_default(),
         recovery: server.and_then(|s| s.recovery),
         backup: schedule::last(&settings.data_dir),
+        upgrade_cut_off: upgrade::cut_off(&settings.data_dir).map(|begun| begun.to),
         last_errors: troubles::last(&[&settings.data_dir, &settings.proxy_dir], TROUBLES),
     };
     status.faults = words::faults(&status);

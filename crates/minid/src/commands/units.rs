@@ -1,7 +1,8 @@
 //! `minid units`: the units of systemd that this version runs under. They come with the program, so
 //! that an installation and an upgrade need one file less to be right.
 
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,11 +16,12 @@ macro_rules! unit {
     };
 }
 
-const UNITS: [(&str, &str); 4] = [
+const UNITS: [(&str, &str); 5] = [
     unit!("mini-controller.service"),
     unit!("mini-proxy.service"),
     unit!("mini-proxy.socket"),
     unit!("mini-proxy-https.socket"),
+    unit!("mini-recover.service"),
 ];
 
 #[derive(Args)]
@@ -30,26 +32,33 @@ pub(crate) struct Units {
 
 /// Writes what differs, and prints the name of each that it wrote.
 pub(crate) fn run(args: Units) -> Result<ExitCode, Fault> {
-    for (name, text) in UNITS {
-        let path = args.folder.join(name);
-        if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
-            continue;
-        }
-        put(&path, text).map_err(|error| {
-            Fault::new(format!("{}: {error}", path.display())).hint("do it as root")
-        })?;
-        output::line(name);
-    }
+    let written = write(&args.folder, UNITS).map_err(|error| {
+        Fault::new(format!("{}: {error}", args.folder.display())).hint("do it as root")
+    })?;
+    written.into_iter().for_each(output::line);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whole or not at all.
-fn put(path: &Path, text: &str) -> std::io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = std::fs::File::create(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)
+/// Writes those that differ, by name and text, each whole or not at all; the names of these.
+pub(crate) fn write<'a>(
+    folder: &Path,
+    units: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> io::Result<Vec<&'a str>> {
+    let mut written = Vec::new();
+    for (name, text) in units {
+        let path = folder.join(name);
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            continue;
+        }
+        let partial = path.with_extension("partial");
+        let mut file = File::create(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        written.push(name);
+    }
+    File::open(folder)?.sync_all()?;
+    Ok(written)
 }
 
 #[cfg(test)]

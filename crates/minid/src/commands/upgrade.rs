@@ -15,11 +15,14 @@ use crate::upgrade::{Upgrade, Wanted};
                         minid upgrade --back")]
 pub(crate) struct Args {
     /// The archive: a file, or an https URL; its signature lies beside it, with .minisig appended
-    #[arg(value_name = "FILE|URL", required_unless_present = "back")]
+    #[arg(value_name = "FILE|URL", required_unless_present_any = ["back", "recover"])]
     source: Option<String>,
     /// Go back to the release before this one
     #[arg(long, conflicts_with = "source")]
     back: bool,
+    /// Take back an upgrade that was cut off, before the services start: for mini-recover.service
+    #[arg(long, hide = true, conflicts_with_all = ["source", "back"])]
+    recover: bool,
     /// Whose archives are believed: a public key of minisign [default: /etc/mini/upgrade.pub]
     #[arg(long, env = "MINID_UPGRADE_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
@@ -44,6 +47,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Fault> {
     // A connection that breaks must not end what is half done: from here on it goes to its end.
     let _signals = (StopSignals::new()?, Reload::new()?);
     let upgrade = Upgrade::begin(&settings).await?;
-    upgrade.run(&wanted).await?;
+    if args.recover {
+        upgrade.recover().await?;
+    } else {
+        upgrade.run(&wanted).await?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
@@ -14,6 +15,9 @@ use crate::output::Fault;
 
 const NAME: &str = "upgrade.json";
 const LOCK: &str = "upgrade.lock";
+/// How often a lock that is taken is tried, and the pause between.
+const LOOKS: u32 = 5;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// An upgrade that is not over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +29,16 @@ pub(crate) struct Begun {
     pub(crate) at: Timestamp,
     /// The database's schema before.
     pub(crate) schema: i64,
+    /// Units that `to` has and `from` has not.
+    #[serde(default)]
+    pub(crate) added_units: Vec<String>,
+}
+
+/// An upgrade that was cut off and not taken back yet: its journal is there, and nobody is at it.
+pub(crate) fn cut_off(data_dir: &Path) -> Option<Begun> {
+    let begun = serde_json::from_slice(&fs::read(data_dir.join(NAME)).ok()?).ok()?;
+    let lock = File::open(data_dir.join(LOCK)).ok()?;
+    flock(&lock, FlockOperation::NonBlockingLockShared).is_ok().then_some(begun)
 }
 
 /// Held for as long as an upgrade takes: there is one at a time.
@@ -41,9 +55,14 @@ impl Journal {
             Fault::new(format!("{}: {error}", path.display()))
                 .hint("do it as root; --data-dir names another folder")
         })?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Fault::new("another upgrade is under way").hint("wait for it to end"))?;
-        Ok(Self { path: data_dir.join(NAME), _lock: lock })
+        // Whoever only looks has it for a moment.
+        for _ in 0..LOOKS {
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Ok(Self { path: data_dir.join(NAME), _lock: lock });
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err(Fault::new("another upgrade is under way").hint("wait for it to end"))
     }
 
     /// The one that was cut off.
@@ -95,17 +114,21 @@ mod tests {
             previous: None,
             at: Timestamp::UNIX_EPOCH,
             schema: 6,
+            added_units: Vec::from(["mini-new.service".to_owned()]),
         };
         let journal = Journal::open(folder.path()).unwrap();
         assert!(Journal::open(folder.path()).is_err());
         assert_eq!(journal.begun().unwrap(), None);
         journal.begin(&begun).unwrap();
+        assert_eq!(cut_off(folder.path()), None, "somebody is at it");
         drop(journal);
+        assert_eq!(cut_off(folder.path()).as_ref(), Some(&begun));
         let journal = Journal::open(folder.path()).unwrap();
         assert_eq!(journal.begun().unwrap(), Some(begun));
         journal.end().unwrap();
         journal.end().unwrap();
         assert_eq!(journal.begun().unwrap(), None);
+        assert_eq!(cut_off(folder.path()), None);
         fs::write(folder.path().join(NAME), "{").unwrap();
         assert!(journal.begun().is_err());
     }

@@ -1,15 +1,19 @@
 //! Replacing mini by another release of itself, and going back by itself if that one is no good.
 //!
-//! Nothing is changed before the archive is known to be whole and signed and its program runs. Then,
-//! in this order: the journal says what is begun; one link is moved; the controller is restarted; the
-//! proxy's sockets are handed to a new one; all is looked at. Whatever goes wrong, or where it is cut
-//! off, the same steps lead back.
+//! Nothing is changed before the archive is known to be whole and signed and its program runs and opens
+//! a copy of the database. Then, in this order: the journal says what is begun; one link is moved; the
+//! units become the new release's; the controller is restarted; the proxy's sockets are handed to a new
+//! one; all is looked at. Whatever goes wrong, or where it is cut off, the same steps lead back; at the
+//! next boot they do by themselves (`mini-recover.service`), before anything is started.
 
 mod archive;
+mod back;
 mod checks;
 mod journal;
 mod layout;
 mod signature;
+mod trial;
+mod units;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,13 +21,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::process::Command;
 use tokio::time::Instant;
 
 use self::checks::Before;
+pub(crate) use self::journal::cut_off;
 use self::journal::{Begun, Journal};
 use self::layout::Layout;
 use self::signature::Trust;
+use self::trial::{Scratch, Units};
+use self::units::only_in;
 use crate::output::{self, Fault};
 use crate::services::Services;
 use crate::settings::Settings;
@@ -31,10 +37,6 @@ use crate::settings::Settings;
 /// In the data folder.
 const COPIES: &str = "upgrades";
 const COPIES_KEPT: usize = 3;
-/// A program that says nothing of itself within this does not run here.
-const VERSION_WITHIN: Duration = Duration::from_secs(10);
-/// How long the old release has to be back. It ran before.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 pub(crate) struct Wanted {
@@ -64,7 +66,7 @@ impl<'a> Upgrade<'a> {
     }
 
     pub(crate) async fn run(&self, wanted: &Wanted) -> Result<(), Fault> {
-        if let Some(begun) = self.journal.begun()? {
+        if let Some(begun) = self.cut_off()? {
             output::line(&format!("an upgrade to {} was cut off: going back first", begun.to));
             // What is down by now may have been so before: only what goes down on the way counts.
             let before = checks::before(self.settings).await;
@@ -85,8 +87,12 @@ impl<'a> Upgrade<'a> {
             output::line(&format!("{to} is what runs: nothing to do"));
             return Ok(());
         }
-        let version = version_of(&self.layout.folder(&to)).await?;
+        let version = trial::version(&self.layout.folder(&to)).await?;
         output::line(&format!("from {from} to {to} ({version})"));
+        self.try_database(&to).await.map_err(|fault| match wanted.source {
+            Some(_) => fault,
+            None => self.or_else_by_hand(fault, &from),
+        })?;
         self.replace(from, to, wanted.patience).await
     }
 
@@ -107,7 +113,7 @@ impl<'a> Upgrade<'a> {
         trust.check(&staged.archive, &staged.signature, &staged.digest)?;
         let unpacked = staged.archive.with_file_name("unpacked");
         archive::unpack(&staged.archive, &unpacked)?;
-        let version = version_of(&unpacked).await?;
+        let version = trial::version(&unpacked).await?;
         let number = version.rsplit(' ').next().unwrap_or("unknown");
         let number: String =
             number.chars().filter(|c| c.is_ascii_alphanumeric() || ".-+".contains(*c)).collect();
@@ -125,11 +131,23 @@ impl<'a> Upgrade<'a> {
         })?;
         let before = checks::before(self.settings).await;
         self.copy_database(&to).await?;
-        let previous = self.layout.previous().ok();
-        let (old, new) = (from.clone(), to.clone());
-        let begun = Begun { from: old, to: new, previous, at: Timestamp::now(), schema };
+        let units = self.units_of(&to).await.map_err(|why| {
+            Fault::new(format!("{to} does not write its units, so nothing was changed: {why}"))
+        })?;
+        // A release that is to be left may be broken.
+        let old = self.units_of(&from).await.ok().flatten();
+        let added_units = only_in(units.as_ref(), old.as_ref());
+        let begun = Begun {
+            from: from.clone(),
+            to: to.clone(),
+            previous: self.layout.previous().ok(),
+            at: Timestamp::now(),
+            schema,
+            added_units,
+        };
         self.journal.begin(&begun).map_err(io("what is begun cannot be noted"))?;
-        match self.forward(&from, &to, &before, Instant::now() + patience).await {
+        let new = units.map(|new| (only_in(old.as_ref(), Some(&new)), new));
+        match self.forward(&begun, new, &before, Instant::now() + patience).await {
             Ok(()) => {
                 self.journal.end().map_err(io("the journal"))?;
                 if let Err(error) = self.layout.prune() {
@@ -157,94 +175,79 @@ impl<'a> Upgrade<'a> {
         let copy = folder.join(format!("before-{to}.db"));
         let copied =
             mini_controller::copy_of_database(self.settings.data_dir.clone(), copy.clone()).await;
-        copied.map_err(|error| {
-            Fault::new(format!("the database cannot be copied, so nothing was changed: {error}"))
-                .hint("is the disk full?")
-        })?;
+        copied.map_err(not_copied)?;
         output::line(&format!("a copy of the database is in {}", copy.display()));
         forget_all_but(&folder, COPIES_KEPT).map_err(io("older copies of the database"))
     }
 
-    /// To the new release, until all is well; or why not.
+    /// A copy of the database is opened by a release: what it cannot read it says before anything is
+    /// changed, and a change of schema that fails has failed on the copy.
+    async fn try_database(&self, to: &str) -> Result<(), Fault> {
+        let scratch = self.scratch()?;
+        let (data, copy) = (self.settings.data_dir.clone(), scratch.path().join("mini.db"));
+        mini_controller::copy_of_database(data, copy).await.map_err(not_copied)?;
+        trial::opens(&self.layout.folder(to), scratch.path()).await.map_err(|why| {
+            Fault::new(format!(
+                "{to} does not open a copy of the database, so nothing was changed: {why}"
+            ))
+        })
+    }
+
+    /// How to go back all the same, if there is a copy of what the database was before.
+    fn or_else_by_hand(&self, fault: Fault, from: &str) -> Fault {
+        let copy = self.settings.data_dir.join(COPIES).join(format!("before-{from}.db"));
+        if !copy.exists() {
+            return fault;
+        }
+        let database = self.settings.data_dir.join("mini.db");
+        let (copy, database) = (copy.display(), database.display());
+        fault.hint(format!(
+            "to go back to before {from} came, without what was changed since: `systemctl stop \
+             mini-controller`, move {database} away, remove {database}-wal and {database}-shm, put \
+             {copy} in its place, and do this again"
+        ))
+    }
+
+    fn scratch(&self) -> Result<Scratch, Fault> {
+        let folder = self.settings.data_dir.join(COPIES).join("trial");
+        Scratch::make(folder).map_err(io("a folder to try the new release in"))
+    }
+
+    /// To the new release, until all is well; or why not. `units` are those that it takes away, and
+    /// those that it has; none if it does not say.
     async fn forward(
         &self,
-        from: &str,
-        to: &str,
+        begun: &Begun,
+        units: Option<(Vec<String>, Units)>,
         before: &Before,
         until: Instant,
     ) -> Result<(), String> {
-        let folder = self.layout.folder(to);
+        let folder = self.layout.folder(&begun.to);
         // First, so that there is a program that can go back if the new one cannot be started.
-        let moved = self.layout.remember(Some(from)).and_then(|()| self.layout.switch(to));
+        let moved =
+            self.layout.remember(Some(&begun.from)).and_then(|()| self.layout.switch(&begun.to));
         moved.map_err(|error| format!("the links cannot be moved: {error}"))?;
+        if let Some((gone, units)) = units {
+            let written = self.put_units(&units, &gone).await.map_err(|fault| fault.words())?;
+            self.say_what_waits(&written).await;
+        }
         self.services.restart_controller().await.map_err(|fault| fault.words())?;
-        self.services.controller_of(&folder, until).await?;
+        // One that ends at once is not waited for until the end: nobody can deploy meanwhile.
+        tokio::select! {
+            answers = self.services.controller_of(&folder, until) => answers?,
+            why = self.services.controller_fails() => return Err(why),
+        }
         output::line("the new controller answers");
         self.services.reload_proxy().await.map_err(|fault| fault.words())?;
         self.services.proxy_of(&folder, until).await?;
         output::line("the new proxy serves; the old one finishes its requests");
-        checks::well(self.settings, before, until).await
-    }
-
-    /// To the release before, whatever of the new one there is.
-    async fn go_back(&self, begun: &Begun, before: &Before) -> Result<(), Fault> {
-        let by_hand = "`minid status` and `journalctl -u mini-controller -u mini-proxy` say more; \
-                       `minid upgrade` tries to go back again";
-        let (old, new) = (self.layout.folder(&begun.from), self.layout.folder(&begun.to));
-        let until = Instant::now() + BACK_WITHIN;
-        self.layout.switch(&begun.from).map_err(io("the link cannot be moved back"))?;
-        // Where it cannot be read nothing is known, and the old controller will say why.
-        if self.schema().await.is_some_and(|schema| schema != begun.schema) {
-            self.services.stop_controller().await?;
-            self.bring_back_database(begun).map_err(io("the database cannot be put back"))?;
-        }
-        self.services.restart_controller().await.map_err(|fault| fault.hint(by_hand))?;
-        let back = self.services.controller_of(&old, until).await;
-        back.map_err(|why| Fault::new(why).hint(by_hand))?;
-        if self.services.has_proxy_of(&new).await {
-            self.services.reload_proxy().await.map_err(|fault| fault.hint(by_hand))?;
-            let back = self.services.proxy_of(&old, until).await;
-            back.map_err(|why| Fault::new(why).hint(by_hand))?;
-        }
-        let well = checks::well(self.settings, before, until).await;
-        well.map_err(|why| Fault::new(format!("back at {}, but {why}", begun.from)).hint(by_hand))?;
-        let previous = begun.previous.as_deref();
-        self.layout.remember(previous).map_err(io("the link to the release before"))?;
-        self.journal.end().map_err(io("the journal"))?;
-        output::line(&format!("back at {}", begun.from));
-        Ok(())
+        checks::well(self.settings, &folder, before, until).await
     }
 
     async fn schema(&self) -> Option<i64> {
         let folder = self.settings.data_dir.clone();
         let look = tokio::task::spawn_blocking(move || mini_controller::schema(&folder)).await;
         look.ok().and_then(Result::ok)
-    }
-
-    /// The copy that the new controller made before it changed the schema takes the database's
-    /// place; what was changed since stays beside it.
-    fn bring_back_database(&self, begun: &Begun) -> std::io::Result<()> {
-        let folder = &self.settings.data_dir;
-        let copy = mini_controller::copy_before(folder, begun.schema, begun.at.into())?;
-        let database = folder.join("mini.db");
-        let aside = folder.join(format!("mini.db.of-{}", begun.to));
-        for ending in ["", "-wal", "-shm"] {
-            let with = |path: &Path| PathBuf::from(format!("{}{ending}", path.display()));
-            if with(&database).exists() {
-                fs::rename(with(&database), with(&aside))?;
-            }
-        }
-        let new = folder.join("mini.db.new");
-        fs::copy(&copy, &new)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, &database)?;
-        fs::File::open(folder)?.sync_all()?;
-        output::line(&format!(
-            "the database is as it was when the new release first changed it; what was changed \
-             since is in {}",
-            aside.display()
-        ));
-        Ok(())
     }
 }
 
@@ -262,24 +265,11 @@ fn forget_all_but(folder: &Path, kept: usize) -> std::io::Result<()> {
     all.into_iter().take(too_many).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
-fn io(what: &str) -> impl Fn(std::io::Error) -> Fault {
-    move |error| Fault::new(format!("{what}: {error}")).hint("do it as root; is the disk full?")
+fn not_copied(error: mini_controller::BackupError) -> Fault {
+    Fault::new(format!("the database cannot be copied, so nothing was changed: {error}"))
+        .hint("is the disk full?")
 }
 
-/// What the programs of a release say they are; they run on this machine if they say it.
-async fn version_of(folder: &Path) -> Result<String, Fault> {
-    let program = folder.join("minid");
-    let does_not = |why: String| {
-        Fault::new(format!("the new minid does not run on this machine: {why}"))
-            .hint("nothing was changed; is it for another kind of processor?")
-    };
-    let mut command = Command::new(&program);
-    command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let said = tokio::time::timeout(VERSION_WITHIN, command.output()).await;
-    let said = said.map_err(|_| does_not("it does not end".to_owned()))?;
-    let said = said.map_err(|error| does_not(error.to_string()))?;
-    if !said.status.success() {
-        return Err(does_not(said.status.to_string()));
-    }
-    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+fn io(what: &str) -> impl Fn(std::io::Error) -> Fault {
+    move |error| Fault::new(format!("{what}: {error}")).hint("do it as root; is the disk full?")
 }

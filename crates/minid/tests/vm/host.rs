@@ -204,6 +204,34 @@ impl Host<'_> {
         docker(&["start", &self.container]).ok();
     }
 
+    /// As if somebody pulled the plug, and put it in again.
+    pub(crate) fn power_cut(&self) {
+        docker(&["kill", &self.container]).ok();
+        docker(&["start", &self.container]).ok();
+    }
+
+    /// Makes a user who may do anything, after `sudo`; where ssh leads to it.
+    pub(crate) fn admin(&self) -> String {
+        self.ssh(
+            "useradd --create-home --shell /bin/bash admin && \
+             install -D -m 600 -o admin /root/.ssh/authorized_keys /home/admin/.ssh/authorized_keys && \
+             chown admin /home/admin/.ssh && \
+             echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin",
+        )
+        .ok();
+        format!("ssh://admin@{}", self.address)
+    }
+
+    /// The release that is started.
+    pub(crate) fn release(&self) -> String {
+        self.ssh("readlink /usr/local/lib/mini/current").ok()
+    }
+
+    /// The release that a unit's process is of.
+    pub(crate) fn release_of(&self, unit: &str) -> String {
+        self.ssh(&format!("readlink /proc/$(systemctl show -P MainPID {unit})/exe")).out
+    }
+
     /// Copies a file from there to here.
     pub(crate) fn fetch(&self, path: &str, to: &Path) {
         let mut command = Command::new(self.site.laptop.path().join("bin/ssh"));

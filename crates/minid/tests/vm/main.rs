@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod downloads;
 mod host;
 #[path = "../e2e/http.rs"]
 #[expect(dead_code, reason = "of the client of the other tests, only how it reads an answer")]
@@ -14,6 +15,7 @@ mod pipeline;
 mod restores;
 #[path = "../e2e/said.rs"]
 mod said;
+mod schemas;
 mod upgrades;
 
 use std::path::{Path, PathBuf};
@@ -89,8 +91,11 @@ fn from_nothing_to_an_app_that_survives_a_reboot() {
     });
     println!("          {} requests, none failed", load.finish("the reload"));
 
-    upgrades::upgrades(&site, &host, &programs);
-    restores::onto_another(&site, &host, &from);
+    let key = pipeline::sign_for(&site, &host);
+    upgrades::upgrades(&site, &host, &programs, &key);
+    schemas::there_and_back(&site, &host, &programs, &key);
+    let archive = pipeline::package(&site, &programs, "package", &key);
+    restores::onto_another(&site, &host, &archive);
 
     step("rebooted, until the app answers", || {
         host.reboot();
@@ -99,12 +104,13 @@ fn from_nothing_to_an_app_that_survives_a_reboot() {
     site.mini(&["apps"]).ok();
     assert_eq!(tokens(&host), before);
 
-    step("uninstalled and installed again: data and app are there", || {
+    step("uninstalled, and installed again from an https address: data and app are there", || {
         let script = "bash -s -- uninstall";
         uninstall(&site, &host, script);
         assert_ne!(host.get("http", "blue").code, 0);
         host.ssh("test -f /var/lib/mini/mini.db && test ! -e /usr/local/bin/minid").ok();
-        let said = install();
+        let url = downloads::serve(&host, &archive);
+        let said = site.mini(&["server", "install", &host.url(), "--from", &url]);
         assert!(said.code == 0, "{said:?}");
         until("the app is back", || host.get("http", "blue").code == 0);
     });

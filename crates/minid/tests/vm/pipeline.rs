@@ -39,7 +39,7 @@ pub(crate) fn package(site: &Site, from: &Path, name: &str, key: &Path) -> PathB
 
 /// The same release with one program that differs in a byte that nobody runs, and another `minid` if there
 /// is one.
-pub(crate) fn variant(programs: &Path, to: PathBuf, minid: Option<&str>) -> PathBuf {
+pub(crate) fn variant(programs: &Path, to: PathBuf, minid: Option<&[u8]>) -> PathBuf {
     fs::create_dir(&to).unwrap();
     for name in ["mini", "minid", "mini-static"] {
         fs::copy(programs.join(name), to.join(name)).unwrap();
@@ -47,8 +47,8 @@ pub(crate) fn variant(programs: &Path, to: PathBuf, minid: Option<&str>) -> Path
     let mut program = fs::read(to.join("mini-static")).unwrap();
     program.push(minid.map_or(1, |_| 2));
     fs::write(to.join("mini-static"), program).unwrap();
-    if let Some(text) = minid {
-        fs::write(to.join("minid"), text).unwrap();
+    if let Some(minid) = minid {
+        fs::write(to.join("minid"), minid).unwrap();
     }
     to
 }

@@ -2,6 +2,7 @@
 //! have pinned the first one's certificate believe the second.
 
 use std::fs;
+use std::path::Path;
 
 use crate::host::{Host, Site, until};
 use crate::step;
@@ -12,7 +13,7 @@ fn setting(text: &str, name: &str) -> String {
     line.split('"').nth(1).unwrap().to_owned()
 }
 
-pub(crate) fn onto_another(site: &Site, first: &Host<'_>, from: &str) {
+pub(crate) fn onto_another(site: &Site, first: &Host<'_>, archive: &Path) {
     site.mini(&["volumes", "add", "data:/data", "--app", "blue"]).ok();
     site.mini(&["env", "set", "COLOUR=deep", "--app", "blue"]).ok();
     first.get_path("http", "blue", "/write?path=/data/kept&text=word").ok();
@@ -28,9 +29,11 @@ pub(crate) fn onto_another(site: &Site, first: &Host<'_>, from: &str) {
     let (token, fingerprint) = (setting(&client, "token"), setting(&client, "fingerprint"));
 
     let second = site.host("b", 11);
-    let (said, _) = step("another machine is installed", || {
-        site.mini(&["server", "install", &second.url(), "--from", from])
-    });
+    let admin = second.admin();
+    let (said, _) =
+        step("another machine is installed, by a user with sudo, from an archive", || {
+            site.mini(&["server", "install", &admin, "--from", archive.to_str().unwrap()])
+        });
     assert_eq!(said.code, 0, "{said:?}");
     second.put(&backup, "/root/backup.tar.gz");
     step("a backup that was cut is refused, and nothing is stopped", || {

@@ -36,6 +36,11 @@ pub(super) fn faults(status: &Status) -> Vec<String> {
     if let Some(why) = status.backup.as_ref().and_then(|last| last.error.as_ref()) {
         faults.push(format!("the last scheduled backup failed: {why}"));
     }
+    if let Some(to) = &status.upgrade_cut_off {
+        faults.push(format!(
+            "an upgrade to {to} was cut off: `minid upgrade --back` takes it back, as the next boot does"
+        ));
+    }
     // What the controller sees and we do not, such as a write that failed.
     for problem in &status.problems {
         let known = (problem.starts_with("the engine") && !status.engine.reachable)
