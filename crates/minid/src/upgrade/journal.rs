@@ -37,8 +37,9 @@ pub(crate) struct Begun {
 /// An upgrade that was cut off and not taken back yet: its journal is there, and nobody is at it.
 pub(crate) fn cut_off(data_dir: &Path) -> Option<Begun> {
     let begun = serde_json::from_slice(&fs::read(data_dir.join(NAME)).ok()?).ok()?;
-    let lock = File::open(data_dir.join(LOCK)).ok()?;
-    flock(&lock, FlockOperation::NonBlockingLockShared).is_ok().then_some(begun)
+    let is_held = |lock: File| flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
+    let somebody = File::open(data_dir.join(LOCK)).is_ok_and(is_held);
+    (!somebody).then_some(begun)
 }
 
 /// Held for as long as an upgrade takes: there is one at a time.

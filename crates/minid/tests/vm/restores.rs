@@ -43,6 +43,11 @@ pub(crate) fn onto_another(site: &Site, first: &Host<'_>, archive: &Path) {
         assert!(said.code == 1 && said.err.contains("damaged"), "{said:?}");
         second.ssh("minid status").ok();
     });
+    let said = second.ssh("flock /var/lib/mini minid restore /root/backup.tar.gz");
+    assert!(
+        said.code == 1 && said.err.contains("a backup of this server is being made"),
+        "{said:?}"
+    );
     step("minid restore, until the app answers", || {
         second.ssh("minid restore /root/backup.tar.gz").ok();
         until("the app is back", || second.get("https", "blue").code == 0);
