@@ -203,8 +203,8 @@ impl<'a> Upgrade<'a> {
         let (copy, database) = (copy.display(), database.display());
         fault.hint(format!(
             "to go back to before {from} came, without what was changed since: `systemctl stop \
-             mini-controller`, move {database} away, remove {database}-wal and {database}-shm, put \
-             {copy} in its place, and do this again"
+             mini-controller`, move {database}* away, put {copy} in the place of {database}, and do \
+             this again"
         ))
     }
 

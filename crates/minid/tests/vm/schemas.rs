@@ -81,13 +81,13 @@ pub(crate) fn there_and_back(site: &Site, host: &Host<'_>, programs: &Path, key:
     assert!(refused.err.contains("is of a newer version"), "{refused:?}");
     let id = newer.trim().rsplit('/').next().unwrap();
     let copy = format!("/var/lib/mini/upgrades/before-{id}.db");
-    assert!(refused.err.contains(&format!("put {copy} in its place")), "{refused:?}");
+    assert!(refused.err.contains(&format!("put {copy} in the place of")), "{refused:?}");
     assert_eq!((host.release(), schema(host)), (newer, before + 1));
     host.ssh("minid status").ok();
 
     under_load(host, "back as the guide has it", || {
-        host.ssh("systemctl stop mini-controller && mv /var/lib/mini/mini.db /root/newer.db").ok();
-        host.ssh("rm -f /var/lib/mini/mini.db-wal /var/lib/mini/mini.db-shm").ok();
+        host.ssh("systemctl stop mini-controller").ok();
+        host.ssh("mkdir /root/newer && mv /var/lib/mini/mini.db* /root/newer/").ok();
         host.ssh(&format!("cp {copy} /var/lib/mini/mini.db && minid upgrade --back")).ok()
     });
     let is_as_before = || {
