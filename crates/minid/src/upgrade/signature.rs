@@ -69,16 +69,24 @@ impl Trust {
 
 fn verify(key: &PublicKey, from: &Path, archive: &Path, at: &Path) -> Result<(), Fault> {
     let wrong = |why: String| {
-        Fault::new(format!("{}: {why}", at.display())).hint(format!(
+        Fault::new(why).hint(format!(
             "only what is signed by the key in {} is installed; nothing was changed",
             from.display()
         ))
     };
     let mut text = String::new();
     let read = File::open(at).and_then(|file| file.take(MAX_SIGNATURE).read_to_string(&mut text));
-    read.map_err(|error| wrong(format!("the signature cannot be read: {error}")))?;
-    let signature = Signature::decode(&text).map_err(|error| wrong(error.to_string()))?;
-    let mut verifier = key.verify_stream(&signature).map_err(|error| wrong(error.to_string()))?;
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => wrong(
+            "there is no signature beside the archive: a file of its name with .minisig at the end"
+                .to_owned(),
+        ),
+        _ => wrong(format!("the archive's signature cannot be read: {error}")),
+    })?;
+    let no_signature =
+        |error| wrong(format!("what is beside the archive is no signature: {error}"));
+    let signature = Signature::decode(&text).map_err(no_signature)?;
+    let mut verifier = key.verify_stream(&signature).map_err(no_signature)?;
     let cannot = |error: io::Error| wrong(format!("the archive cannot be read: {error}"));
     let mut archive = File::open(archive).map_err(cannot)?;
     let mut piece = vec![0; PIECE];
@@ -90,7 +98,9 @@ fn verify(key: &PublicKey, from: &Path, archive: &Path, at: &Path) -> Result<(),
             Err(error) => return Err(cannot(error)),
         }
     }
-    verifier.finalize().map_err(|error| wrong(format!("not signed by that key ({error})")))
+    verifier
+        .finalize()
+        .map_err(|error| wrong(format!("the archive is not signed by that key ({error})")))
 }
 
 fn sha256(text: &str) -> Result<String, Fault> {
@@ -170,7 +180,7 @@ bSZomKjnHPR7fWDFV1FV5pAOzrnXTgneqhBcPMO3fYYh8Hrs1Yh4/jhaQWFZfgsE/oSvQQLlNSs8yvOp
         assert!(matches!(trust, Trust::Key(..)), "a key that is there is asked for");
         let missing = case.folder.path().join("a.minisig");
         let said = trust.check(&archive, &missing, &"00".repeat(32)).unwrap_err().words();
-        assert!(said.contains("the signature cannot be read"), "{said}");
+        assert!(said.contains("there is no signature beside the archive"), "{said}");
     }
 
     #[test]

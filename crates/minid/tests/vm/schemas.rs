@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::downloads;
 use crate::host::{Host, Site, until};
 use crate::load::Load;
-use crate::step;
 use crate::pipeline::{package, variant};
+use crate::step;
 use crate::upgrades::{begin, kill_when};
 
 const HARMLESS: &str = "CREATE TABLE tomorrow (x INTEGER) STRICT;";
