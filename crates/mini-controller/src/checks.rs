@@ -199,6 +199,7 @@ mod tests {
             size_bytes: 1,
             os: "linux".into(),
             arch: "amd64".into(),
+            built: false,
         };
         engine.add_image("hello", image);
         let subnet = "10.210.0.0/26".parse().unwrap();

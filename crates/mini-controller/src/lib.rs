@@ -35,6 +35,7 @@ mod intent;
 mod link;
 mod logs;
 mod orphans;
+mod ownership;
 mod recovery;
 mod release_command;
 mod router_lines;

@@ -167,6 +167,9 @@ pub struct ImageInfo {
     pub size_bytes: u64,
     pub os: String,
     pub arch: String,
+    /// Whether mini built it, this server or another one of the engine, or somebody from such a one:
+    /// it holds some app's code.
+    pub built: bool,
 }
 
 /// Something changed: look again.

@@ -85,6 +85,8 @@ fn info(found: ImageInspect) -> ImageInfo {
     let words = |words: Option<Vec<String>>| words.is_some_and(|words| !words.is_empty());
     let mut volumes = config.volumes.unwrap_or_default();
     volumes.sort();
+    let built = config.labels.unwrap_or_default().get(labels::KIND).map(String::as_str)
+        == Some(labels::KIND_IMAGE);
     ImageInfo {
         id: found.id.unwrap_or_default(),
         ports,
@@ -94,6 +96,7 @@ fn info(found: ImageInspect) -> ImageInfo {
         size_bytes: positive(found.size),
         os: found.os.unwrap_or_default(),
         arch: found.architecture.unwrap_or_default(),
+        built,
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) async fn a_thousand_in_the_store(folder: &Path) -> Result<Row> {
             size_bytes: 1,
             os: "linux".into(),
             arch: "amd64".into(),
+            built: false,
         },
     );
     let proxy = FakeProxy::listen(&folder.join("control.sock"))?;

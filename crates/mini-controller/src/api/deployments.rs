@@ -24,7 +24,8 @@ use super::error::{ApiError, ApiResult};
 use super::stream::{self, HEARTBEAT, Lines};
 use super::{sources, view};
 use crate::clock::{self, timestamp};
-use crate::store::{self, AppRow, DeploymentRow, StoreResult};
+use crate::ownership;
+use crate::store::{self, AppRow, DeploymentRow, StoreResult, TokenRow};
 use crate::vault;
 
 const LISTED: u32 = 15;
@@ -90,6 +91,7 @@ pub(super) async fn enqueue_with(
         release: None,
         cause: None,
         created_by: caller.name(),
+        token: caller.token.as_ref().map(|token| token.id.clone()),
         created_at: clock::now(),
         finished_at: None,
         idempotency_key,
@@ -154,12 +156,12 @@ pub(super) async fn create(
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     let is_source = kind.is_some_and(|kind| SOURCE_TYPES.contains(&kind));
     let new = if is_source {
-        let source = sources::take(&api, request).await?;
+        let source = sources::take(&api, app.id, request).await?;
         NewDeployment { source: Some(source.digest), ..NewDeployment::default() }
     } else {
         Body::<NewDeployment>::from_request(request, &api).await?.0
     };
-    check(&api, &new).await?;
+    check(&api, &app, &caller, &new).await?;
     let hash = Sha256::digest(serde_json::to_vec(&new).unwrap_or_default()).to_vec();
     let what = new.image.as_ref().map_or("Deploy".to_owned(), |image| format!("Deploy {image}"));
     let new = New {
@@ -176,13 +178,13 @@ pub(super) async fn create(
     Ok((StatusCode::ACCEPTED, Json(deployment)))
 }
 
-async fn check(api: &Api, new: &NewDeployment) -> ApiResult<()> {
+async fn check(api: &Api, app: &AppRow, caller: &Caller, new: &NewDeployment) -> ApiResult<()> {
     match (&new.source, &new.image) {
         (Some(digest), None) => {
-            if !api.core.sources.has(digest) {
-                let message = format!("the server does not have the source {}", digest.short());
-                return Err(ApiError::new(ErrorCode::NotFound, message)
-                    .hint("send it first: POST /v1/apps/{app}/sources"));
+            let (id, wanted) = (app.id, digest.clone());
+            let sent = api.core.store.read(move |c| store::source(c, id, &wanted)).await?;
+            if sent.is_none() || !api.core.sources.has(digest) {
+                return Err(sources::missing(digest));
             }
         }
         (None, Some(image)) => {
@@ -190,6 +192,9 @@ async fn check(api: &Api, new: &NewDeployment) -> ApiResult<()> {
             if image.is_empty() || image.len() > 512 || !image.chars().all(plain) {
                 return Err(ApiError::invalid(format!("{image:?} is no image reference"))
                     .hint("NAME, NAME:TAG or NAME@sha256:DIGEST"));
+            }
+            if let Some(token) = caller.token.as_ref().filter(|_| !new.rebuild) {
+                early(api, token, image).await?;
             }
         }
         _ => {
@@ -200,6 +205,20 @@ async fn check(api: &Api, new: &NewDeployment) -> ApiResult<()> {
         return Err(ApiError::invalid("the description is one line of at most 1,000 bytes"));
     }
     Ok(())
+}
+
+/// Refuses an image that is not the token's to run, where that is known already. What is pulled, or
+/// has another name by then, is judged when it is found.
+async fn early(api: &Api, token: &TokenRow, name: &str) -> ApiResult<()> {
+    let Ok(Some(image)) = api.core.runtime.image(name.to_owned()).await else { return Ok(()) };
+    let judge = token.clone();
+    match api.core.store.read(move |c| ownership::may_run(c, &judge, &image)).await? {
+        true => Ok(()),
+        false => {
+            let (message, hint) = ownership::refusal(&token.name, name);
+            Err(ApiError::new(ErrorCode::OutOfScope, message).hint(hint))
+        }
+    }
 }
 
 /// The request's idempotency key.

@@ -11,7 +11,7 @@ use super::error::ApiResult;
 /// Whether the server is well. Needs no token.
 #[utoipa::path(get, path = "/v1/health", responses((status = 200, body = Health)))]
 pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
-    let well = problems(&api).is_empty();
+    let well = problems(&api).is_empty() && api.core.certs.problems().is_empty();
     Json(Health {
         status: if well { "ok" } else { "degraded" }.to_owned(),
         version: api.core.config.version.clone(),
@@ -23,6 +23,11 @@ pub(super) async fn health(State(api): State<Api>) -> Json<Health> {
 #[utoipa::path(get, path = "/v1/server", responses((status = 200, body = Server)))]
 pub(super) async fn show(State(api): State<Api>, caller: Caller) -> ApiResult<Json<Server>> {
     let engine = api.core.runtime.info().await.ok().map(|info| info.version);
+    let mut problems = problems(&api);
+    // They name domains.
+    if caller.may_see_all() {
+        problems.extend(api.core.certs.problems());
+    }
     let domains = api.core.config.domains.iter().map(|d| d.as_str().to_owned());
     Ok(Json(Server {
         id: api.core.server.to_string(),
@@ -31,11 +36,12 @@ pub(super) async fn show(State(api): State<Api>, caller: Caller) -> ApiResult<Js
         domains: domains.collect(),
         engine,
         token: caller.name(),
-        problems: problems(&api),
+        problems,
         recovery: api.core.recoveries.last(),
     }))
 }
 
+/// What ails the server itself.
 fn problems(api: &Api) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some(why) = api.core.store.trouble() {

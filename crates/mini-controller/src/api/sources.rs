@@ -18,34 +18,38 @@ use super::body::OfApp;
 use super::error::{ApiError, ApiResult};
 use crate::clock;
 use crate::sources::{SourceError, Taken};
-use crate::store::{self, SourceRow};
+use crate::store::{self, AppId, SourceRow};
 use crate::vault;
 
-/// Whether the server has a source.
+/// Whether the app was sent a source, and it is kept. What others were sent is not told.
 #[utoipa::path(get, path = "/v1/apps/{app}/sources/{digest}", params(("app" = String, Path), ("digest" = String, Path)), responses((status = 200, body = Source)))]
 pub(super) async fn show(
     State(api): State<Api>,
-    OfApp(_): OfApp,
+    OfApp(app): OfApp,
     Path((_, digest)): Path<(String, String)>,
 ) -> ApiResult<Json<Source>> {
     let digest: SourceDigest = digest
         .parse()
         .map_err(|error: mini_core::source::BadDigest| ApiError::invalid(error.to_string()))?;
     let wanted = digest.clone();
-    let row = api.core.store.read(move |c| store::source(c, &wanted)).await?;
+    let row = api.core.store.read(move |c| store::source(c, app.id, &wanted)).await?;
     match row.filter(|_| api.core.sources.has(&digest)) {
         Some(row) => {
             // It is about to be used: it counts as fresh again.
             let again = row.clone();
-            api.core.store.write(move |tx| store::insert_source(tx, &again, clock::now())).await?;
+            let keep = move |tx: &rusqlite::Transaction<'_>| {
+                store::insert_source(tx, app.id, &again, clock::now())
+            };
+            api.core.store.write(keep).await?;
             Ok(Json(Source { digest: row.digest, files: row.files, bytes: row.bytes }))
         }
-        None => {
-            let message = format!("the server does not have the source {}", digest.short());
-            Err(ApiError::new(ErrorCode::NotFound, message)
-                .hint("send it: POST /v1/apps/{app}/sources"))
-        }
+        None => Err(missing(&digest)),
     }
+}
+
+pub(super) fn missing(digest: &SourceDigest) -> ApiError {
+    let message = format!("this app was not sent the source {}", digest.short());
+    ApiError::new(ErrorCode::NotFound, message).hint("send it: POST /v1/apps/{app}/sources")
 }
 
 /// Takes a `.tar.gz` (or plain tar) of source.
@@ -56,15 +60,15 @@ pub(super) async fn show(
 )]
 pub(super) async fn upload(
     State(api): State<Api>,
-    OfApp(_): OfApp,
+    OfApp(app): OfApp,
     request: Request,
 ) -> ApiResult<(StatusCode, Json<Source>)> {
-    let source = take(&api, request).await?;
+    let source = take(&api, app.id, request).await?;
     Ok((StatusCode::CREATED, Json(source)))
 }
 
 /// Streams the body through the archive rules to the disk; in memory are a few pieces of it.
-pub(super) async fn take(api: &Api, request: Request) -> ApiResult<Source> {
+pub(super) async fn take(api: &Api, app: AppId, request: Request) -> ApiResult<Source> {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length: Option<u64> = length.and_then(|v| v.to_str().ok()?.parse().ok());
     if length.is_some_and(|bytes| bytes > MAX_BYTES) {
@@ -84,7 +88,9 @@ pub(super) async fn take(api: &Api, request: Request) -> ApiResult<Source> {
     };
     let row = SourceRow { digest: digest.clone(), files, bytes };
     fault::point("source.taken");
-    api.core.store.write(move |tx| store::insert_source(tx, &row, clock::now())).await?;
+    let keep =
+        move |tx: &rusqlite::Transaction<'_>| store::insert_source(tx, app, &row, clock::now());
+    api.core.store.write(keep).await?;
     fault::point("source.stored");
     Ok(Source { digest, files, bytes })
 }

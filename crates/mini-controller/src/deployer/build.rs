@@ -20,6 +20,7 @@ use super::output::OutputSink;
 use super::{Stopped, note, set_status};
 use crate::core::Core;
 use crate::env;
+use crate::ownership;
 use crate::store::{self, AppRow, DeploymentRow};
 
 /// What a deployment runs: an image, and the commands that a Procfile names.
@@ -59,11 +60,32 @@ async fn ready_made(
     if let Some(image) = present
         && !d.rebuild
     {
-        return Ok(image);
+        return theirs(core, d, name, image).await;
     }
     set_status(core, &d.id, DeploymentStatus::Building).await?;
     let id = follow_in_time(core, app, d, core.runtime.pull(name.to_owned())).await?;
-    found(core, id).await
+    // A registry can name what the engine has already, and need not have it itself.
+    let image = found(core, id).await?;
+    theirs(core, d, name, image).await
+}
+
+/// The image, if whoever asked for the deployment may run it: by its id, whatever its name leads to.
+async fn theirs(
+    core: &Arc<Core>,
+    d: &DeploymentRow,
+    name: &str,
+    image: ImageInfo,
+) -> Result<ImageInfo, Stopped> {
+    let Some(id) = d.token.clone() else { return Ok(image) };
+    let judged = core.store.read(move |c| match store::token(c, &id)? {
+        Some(token) => Ok(ownership::may_run(c, &token, &image)?.then_some(image)),
+        // Tokens are never deleted; what is not known may nothing.
+        None => Ok(None),
+    });
+    judged.await?.ok_or_else(|| {
+        let (message, hint) = ownership::refusal(d.created_by.as_deref().unwrap_or(""), name);
+        Stopped::Cause(Cause::new("out_of_scope", message).hint(hint))
+    })
 }
 
 pub(super) async fn from_source(

@@ -3,7 +3,7 @@
 
 use mini_api::{DeploymentKind, DeploymentStatus, EventBody};
 use mini_core::cause::Cause;
-use mini_core::id::DeploymentId;
+use mini_core::id::{DeploymentId, TokenId};
 use mini_core::plan::Desired;
 use mini_core::release::Strategy;
 use mini_core::source::SourceDigest;
@@ -33,6 +33,8 @@ pub(crate) struct DeploymentRow {
     pub(crate) release: Option<u32>,
     pub(crate) cause: Option<Cause>,
     pub(crate) created_by: Option<String>,
+    /// The token that asked for it; none: the admin socket.
+    pub(crate) token: Option<TokenId>,
     pub(crate) created_at: Millis,
     pub(crate) finished_at: Option<Millis>,
     pub(crate) idempotency_key: Option<String>,
@@ -40,7 +42,8 @@ pub(crate) struct DeploymentRow {
 }
 
 const COLUMNS: &str = "id, app_id, kind, status, description, source, image_name, rebuild, \
-    strategy, target, release, cause, created_by, created_at, finished_at, idempotency_key, request_hash";
+    strategy, target, release, cause, created_by, token_id, created_at, finished_at, idempotency_key, \
+    request_hash";
 
 fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
     let cause: Option<String> = row.get("cause")?;
@@ -59,6 +62,7 @@ fn read(row: &Row<'_>) -> StoreResult<DeploymentRow> {
         release: row.get("release")?,
         cause: cause.map(|text| document(&text, "deployments.cause")).transpose()?,
         created_by: row.get("created_by")?,
+        token: parsed_opt(row, "token_id")?,
         created_at: millis(row, "created_at")?,
         finished_at: millis_opt(row, "finished_at")?,
         idempotency_key: row.get("idempotency_key")?,
@@ -136,9 +140,9 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
     }
     c.execute(
         "INSERT INTO deployments (id, app_id, kind, status, description, source, image_name,
-                                  rebuild, strategy, target, created_by, created_at,
+                                  rebuild, strategy, target, created_by, token_id, created_at,
                                   idempotency_key, request_hash)
-         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             d.id.as_str(),
             d.app,
@@ -150,6 +154,7 @@ pub(crate) fn enqueue(c: &Connection, d: &DeploymentRow) -> StoreResult<Vec<Depl
             d.strategy.map(name_of).transpose()?,
             d.target,
             d.created_by,
+            d.token.as_ref().map(TokenId::as_str),
             to_sql(d.created_at),
             d.idempotency_key,
             d.request_hash,

@@ -1,6 +1,7 @@
 //! Releases and sources.
 
 use mini_core::id::DeploymentId;
+use mini_core::name::AppName;
 use mini_core::release::ReleaseSpec;
 use mini_core::source::SourceDigest;
 use mini_core::time::Millis;
@@ -112,9 +113,15 @@ pub(crate) struct SourceRow {
     pub(crate) bytes: u64,
 }
 
-pub(crate) fn source(c: &Connection, digest: &SourceDigest) -> StoreResult<Option<SourceRow>> {
-    let sql = "SELECT digest, files, bytes FROM sources WHERE digest = ?1";
-    one(c, sql, [digest.as_str()], |row| {
+/// A source, if it was sent to that app.
+pub(crate) fn source(
+    c: &Connection,
+    app: AppId,
+    digest: &SourceDigest,
+) -> StoreResult<Option<SourceRow>> {
+    let sql = "SELECT digest, files, bytes FROM sources JOIN source_apps USING (digest)
+               WHERE digest = ?1 AND app_id = ?2";
+    one(c, sql, params![digest.as_str(), app], |row| {
         Ok(SourceRow {
             digest: parsed(row, "digest")?,
             files: row.get::<_, i64>("files")?.max(0) as u64,
@@ -123,12 +130,20 @@ pub(crate) fn source(c: &Connection, digest: &SourceDigest) -> StoreResult<Optio
     })
 }
 
-pub(crate) fn insert_source(c: &Connection, s: &SourceRow, now: Millis) -> StoreResult<()> {
+/// Keeps a source that was sent to an app.
+pub(crate) fn insert_source(
+    c: &Connection,
+    app: AppId,
+    s: &SourceRow,
+    now: Millis,
+) -> StoreResult<()> {
     c.execute(
         "INSERT INTO sources (digest, files, bytes, created_at) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (digest) DO UPDATE SET created_at = excluded.created_at",
         params![s.digest.as_str(), s.files as i64, s.bytes as i64, to_sql(now)],
     )?;
+    let sql = "INSERT OR IGNORE INTO source_apps (digest, app_id) VALUES (?1, ?2)";
+    c.execute(sql, params![s.digest.as_str(), app])?;
     Ok(())
 }
 
@@ -151,6 +166,13 @@ pub(crate) fn unused_sources(
                         WHERE r.source = s.digest
                           AND (r.number > a.last_release - ?1 OR r.number = a.live_release))";
     all(c, sql, params![keep, to_sql(before)], |row| parsed(row, "digest"))
+}
+
+/// The apps that have a release with that image, by the engine's id of it.
+pub(crate) fn apps_with_image(c: &Connection, id: &str) -> StoreResult<Vec<AppName>> {
+    let sql = "SELECT DISTINCT name FROM releases JOIN apps ON apps.id = app_id
+               WHERE json_extract(spec, '$.image') = ?1";
+    all(c, sql, [id], |row| parsed(row, "name"))
 }
 
 /// The engine ids of every image that a live release, one of the newest `keep` releases of any

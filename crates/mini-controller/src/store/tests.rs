@@ -45,6 +45,7 @@ fn deployment_row(app: AppId, id: &str, at: u64) -> DeploymentRow {
         release: None,
         cause: None,
         created_by: Some("me".into()),
+        token: Some("0123456789ab".parse().unwrap()),
         created_at: Millis(at),
         finished_at: None,
         idempotency_key: Some(format!("key-{id}")),
@@ -288,6 +289,7 @@ async fn a_database_of_any_version_is_migrated_and_a_copy_kept() {
         include_str!("migrations/0004.sql"),
         include_str!("migrations/0005.sql"),
         include_str!("migrations/0006.sql"),
+        include_str!("migrations/0007.sql"),
     ];
     for version in 1..=schemas.len() {
         let folder = tempfile::tempdir().unwrap();

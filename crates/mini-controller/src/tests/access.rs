@@ -9,13 +9,13 @@ use super::*;
 
 impl House {
     /// A client at the proxy's end of the door, with a new token.
-    async fn with_token(&self, name: &str, scope: Scope, apps: &[&str]) -> Client {
+    pub(super) async fn with_token(&self, name: &str, scope: Scope, apps: &[&str]) -> Client {
         let apps = apps.iter().map(|app| app.parse().unwrap()).collect();
         let new = NewToken { name: name.into(), scope, apps, expires_in_seconds: None };
         self.at_door(&self.client.create_token(&new).await.unwrap().secret)
     }
 
-    fn at_door(&self, secret: &str) -> Client {
+    pub(super) fn at_door(&self, secret: &str) -> Client {
         Client::new(Endpoint::Unix(self.folder.path().join("api.sock")), Some(secret.to_owned()))
     }
 
@@ -25,12 +25,12 @@ impl House {
         self.folder.path().metadata().unwrap().uid()
     }
 
-    async fn trail(&self) -> Audit {
+    pub(super) async fn trail(&self) -> Audit {
         self.client.audit(&AuditQuery::default()).await.unwrap()
     }
 }
 
-fn refusal<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorBody {
+pub(super) fn refusal<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> ErrorBody {
     match answer {
         Err(ClientError::Api(body, _)) => *body,
         other => panic!("no refusal: {other:?}"),

@@ -18,6 +18,7 @@ use crate::{Config, DataFolder, clock};
 use proxy::FakeProxy;
 
 mod access;
+mod attacks;
 mod certs;
 mod domains;
 mod proxy;
@@ -52,6 +53,7 @@ fn image(name: &str) -> ImageInfo {
         size_bytes: 1,
         os: "linux".into(),
         arch: "amd64".into(),
+        built: false,
     }
 }
 

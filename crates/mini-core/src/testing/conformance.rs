@@ -180,6 +180,7 @@ impl Suite {
         let image = self.runtime.image(id.clone()).await.expect("image").expect("it was built");
         assert_eq!(image.id, *id);
         assert_eq!((image.ports.as_slice(), image.has_command), (&[8080][..], true));
+        assert!(image.built, "whose it is is not known any more");
         let all = self.runtime.images().await.expect("images");
         assert!(all.contains(id), "{id} is not among {all:?}");
         id.clone()

@@ -4,7 +4,8 @@ use futures_util::{StreamExt, stream};
 
 use super::{Built, Call, FakeRuntime};
 use crate::ports::{
-    BuildSpec, Builder, Items, Progress, RuntimeError, RuntimeErrorKind, RuntimeResult,
+    BuildSpec, Builder, Fut, ImageInfo, Items, LimitFound, Progress, RuntimeError,
+    RuntimeErrorKind, RuntimeResult,
 };
 
 impl Builder for FakeRuntime {
@@ -25,7 +26,7 @@ impl Builder for FakeRuntime {
             }
             let steps = fake
                 .call(Call::Build, |state| {
-                    let mut image = state.build_image.clone();
+                    let mut image = ImageInfo { built: true, ..state.build_image.clone() };
                     image.id = format!("sha256:{}", blake3::hash(deployment.as_str().as_bytes()));
                     let mut steps: Vec<Progress> =
                         state.build_lines.iter().cloned().map(Progress::Line).collect();

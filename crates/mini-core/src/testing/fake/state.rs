@@ -71,6 +71,7 @@ impl Default for State {
             size_bytes: 1_000_000,
             os: "linux".to_owned(),
             arch: "amd64".to_owned(),
+            built: true,
         };
         Self {
             now: Millis(1_000_000_000_000),
