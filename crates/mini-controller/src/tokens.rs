@@ -59,10 +59,9 @@ pub(crate) enum Judged {
     Rotated(Millis),
 }
 
-/// Judges by the clock as it stands: one that jumped ahead makes tokens expired until it is set
+/// Judges the secret with that hash, by the clock as it stands: one that jumped ahead makes tokens expired until it is set
 /// right, and one that stands before a token's creation locks nobody out.
-pub(crate) fn judge(secret: &str, token: &TokenRow, now: Millis) -> Judged {
-    let hash = hash(secret);
+pub(crate) fn judge(hash: &[u8], token: &TokenRow, now: Millis) -> Judged {
     let same = |other: &Vec<u8>| bool::from(hash.ct_eq(other));
     let until = match same(&token.hash) {
         true => None,
@@ -170,21 +169,21 @@ mod tests {
             NewToken { name: "t".into(), expires_in_seconds: Some(10), ..NewToken::default() };
         let (mut row, secret) = make(&new, Millis(5_000)).unwrap();
         let other = another_secret(row.id.clone()).unwrap();
-        let judged = |row: &TokenRow, now| judge(&secret, row, Millis(now));
+        let judged = |row: &TokenRow, now| judge(&hash(&secret), row, Millis(now));
         assert_eq!(judged(&row, 14_999), Judged::Good);
         assert_eq!(judged(&row, 15_000), Judged::Expired(Millis(15_000)));
         assert_eq!(judged(&row, 1_000), Judged::Good, "the clock is before its creation");
-        assert_eq!(judge(&other.secret, &row, Millis(9)), Judged::Unknown);
+        assert_eq!(judge(&hash(&other.secret), &row, Millis(9)), Judged::Unknown);
         // It was rotated, and then revoked.
         row.old.push((std::mem::replace(&mut row.hash, other.hash), Millis(8_000)));
         row.expires_at = None;
         assert_eq!(id_of(&other.secret), id_of(&secret));
-        assert_eq!(judge(&other.secret, &row, Millis(99_000)), Judged::Good);
+        assert_eq!(judge(&hash(&other.secret), &row, Millis(99_000)), Judged::Good);
         assert_eq!(judged(&row, 7_999), Judged::Good);
         assert_eq!(judged(&row, 8_000), Judged::Rotated(Millis(8_000)));
         row.revoked_at = Some(Millis(1));
         assert_eq!(judged(&row, 9), Judged::Revoked);
-        assert_eq!(judge(&other.secret, &row, Millis(9)), Judged::Revoked);
+        assert_eq!(judge(&hash(&other.secret), &row, Millis(9)), Judged::Revoked);
     }
 
     #[test]

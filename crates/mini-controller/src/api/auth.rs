@@ -16,11 +16,12 @@ use mini_api::{ErrorCode, Scope};
 use mini_core::id::TokenId;
 use mini_core::name::AppName;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use super::access::{self, Operation};
 use super::audit::{self, Asked};
 use super::error::{ApiError, RequestId};
-use super::{Api, Entrance};
+use super::{Api, Entrance, lasting};
 use crate::clock::{self, timestamp};
 use crate::store::{self, TokenRow};
 use crate::tokens::{self, Judged};
@@ -41,6 +42,8 @@ const USE_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Caller {
     /// None on the admin socket.
     pub(super) token: Option<TokenRow>,
+    /// The hash of the secret that came: the token's own, or one of before a rotation.
+    pub(super) secret: Option<Vec<u8>>,
 }
 
 impl Caller {
@@ -84,6 +87,8 @@ pub(crate) struct Guard {
     strangers: Mutex<HashMap<(), Counter>>,
     /// A token that was made later than it is by our clock.
     of_tomorrow: Mutex<Option<TokenRow>>,
+    /// Counts up when a token was revoked or rotated.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -150,6 +155,15 @@ impl Guard {
         })
     }
 
+    /// A token was revoked or rotated: what was opened with it ends.
+    pub(super) fn tokens_change(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn tokens_changed(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     fn use_is_due(&self, id: &TokenId) -> bool {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -195,9 +209,10 @@ pub(super) async fn check(
         }
     }
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(caller.clone());
     if !changes {
-        return next.run(request).await;
+        let answer = next.run(request).await;
+        return lasting::while_good(&api, caller, answer);
     }
     // A task of its own: a client that goes away ends neither the change half done nor its trace.
     let change = tokio::spawn(async move {
@@ -263,11 +278,11 @@ impl From<ApiError> for Refused {
 
 async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, Refused> {
     if api.entrance == Entrance::Admin {
-        return Ok(Caller { token: None });
+        return Ok(Caller { token: None, secret: None });
     }
     // A good token is never refused for the failures of others at the same address.
     match good_token(api, headers).await? {
-        Ok(token) => {
+        Ok((token, secret)) => {
             Guard::count(&api.guard.requests, &token.id, REQUESTS_A_MINUTE).map_err(|seconds| {
                 let message =
                     format!("this token asked more than {REQUESTS_A_MINUTE} times in a minute");
@@ -280,7 +295,7 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, Refused> {
             if token.seen_over_http_at.is_none() && could_be_read(headers) {
                 note_seen_over_http(api, &token);
             }
-            Ok(Caller { token: Some(token) })
+            Ok(Caller { token: Some(token), secret: Some(secret) })
         }
         Err(refused) => {
             let from = headers.get("x-forwarded-for").and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -323,8 +338,9 @@ async fn good_token(api: &Api, headers: &HeaderMap) -> Result<Result<TokenRow, R
         return Ok(Err(unknown().into()));
     };
     let now = clock::now();
-    let error = match tokens::judge(&secret, &row, now) {
-        Judged::Good => return Ok(Ok(row)),
+    let hash = tokens::hash(&secret);
+    let error = match tokens::judge(&hash, &row, now) {
+        Judged::Good => return Ok(Ok((row, hash))),
         Judged::Unknown => return Ok(Err(unknown().into())),
         Judged::Revoked => unknown(),
         Judged::Expired(at) => ApiError::new(

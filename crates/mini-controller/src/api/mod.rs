@@ -25,6 +25,7 @@ mod env;
 mod error;
 mod formation;
 mod instances;
+mod lasting;
 mod limits;
 mod logs;
 mod maintenance;

@@ -25,6 +25,7 @@ use super::apps::nothing_deployed;
 use super::auth::Caller;
 use super::body::{Json as Body, OfApp};
 use super::error::{ApiError, ApiResult};
+use super::lasting;
 use crate::actions::{self, Problem};
 use crate::core::Core;
 use crate::drivers::Handle;
@@ -70,6 +71,7 @@ impl Upgrade {
 pub(super) async fn exec(
     State(api): State<Api>,
     OfApp(row): OfApp,
+    caller: Caller,
     upgrade: Upgrade,
     Body(new): Body<NewExec>,
 ) -> ApiResult<Response> {
@@ -80,7 +82,8 @@ pub(super) async fn exec(
     let (input, items) = sessions::input();
     let spec = ExecSpec { command: words, env, terminal };
     let session = core.runtime.exec(instance.id.clone(), spec, items).await.map_err(told)?;
-    Ok(attach(client, &instance.label(), (session, input), ()))
+    let ended = lasting::ended(api.clone(), caller);
+    Ok(attach(client, &instance.label(), (session, input), ended, ()))
 }
 
 /// A one-off command with the live release's image and config vars: a session, or with `detach`
@@ -111,7 +114,9 @@ pub(super) async fn run(
     );
     api.core.logs.say(&row.name, &name, format!("Started{by}, {how}"));
     match (client, session) {
-        (Some(client), Some(session)) => Ok(attach(client, &name, session, hold)),
+        (Some(client), Some(session)) => {
+            Ok(attach(client, &name, session, lasting::ended(api, caller), hold))
+        }
         _ => {
             let run = Run { name, release: format!("v{}", instance.release) };
             Ok((StatusCode::CREATED, axum::Json(run)).into_response())
@@ -119,16 +124,20 @@ pub(super) async fn run(
     }
 }
 
-/// Answers 101 and lets client and process talk; `kept` is dropped at the end of it.
+/// Answers 101 and lets client and process talk until `ended`; `kept` is dropped at the end of it.
 fn attach(
     client: OnUpgrade,
     name: &str,
     (session, input): (Session, Input),
+    ended: impl Future<Output = ()> + Send + 'static,
     kept: impl Send + 'static,
 ) -> Response {
     tokio::spawn(async move {
         match tokio::time::timeout(SWITCH, client).await {
-            Ok(Ok(upgraded)) => sessions::pass(TokioIo::new(upgraded), session, input).await,
+            Ok(Ok(upgraded)) => tokio::select! {
+                () = sessions::pass(TokioIo::new(upgraded), session, input) => {}
+                () = ended => {}
+            },
             Ok(Err(error)) => tracing::debug!(%error, "a session did not come about"),
             Err(_) => tracing::debug!("a session did not come about in time"),
         }

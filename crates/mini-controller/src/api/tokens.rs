@@ -113,6 +113,7 @@ pub(super) async fn rotate(
         Ok(store::rotate_token(tx, &wanted, &new)?.then_some(store::token(tx, &wanted)?).flatten())
     };
     let row = api.core.store.write(rotated).await?.ok_or_else(|| missing(&id))?;
+    api.guard.tokens_change();
     Ok(Json(CreatedToken { token: view(row, &caller), secret: fresh.secret }))
 }
 
@@ -130,5 +131,6 @@ pub(super) async fn revoke(
     let wanted: TokenId = id.parse().map_err(|_| missing(&id))?;
     let now = clock::now();
     let revoked = api.core.store.write(move |tx| store::revoke_token(tx, &wanted, now)).await?;
+    api.guard.tokens_change();
     if revoked { Ok(StatusCode::NO_CONTENT) } else { Err(missing(&id)) }
 }
