@@ -60,6 +60,12 @@ impl Vault {
         &self.fingerprint_key
     }
 
+    /// A word that only this data folder can make, the same each time for one purpose: 32 hex digits.
+    pub(crate) fn word_for(&self, purpose: &str) -> String {
+        let digest = Sha256::digest([&self.fingerprint_key[..], purpose.as_bytes()].concat());
+        hex::encode(&digest[..16])
+    }
+
     pub(crate) fn seal(&self, purpose: &str, secret: &[u8]) -> Result<Vec<u8>, VaultError> {
         let mut nonce = [0_u8; NONCE];
         random(&mut nonce)?;

@@ -411,6 +411,10 @@ pub struct BuildSpec {
     pub context: Items<std::io::Result<Bytes>>,
     /// Whether to use the layers of earlier builds.
     pub use_cache: bool,
+    /// The same for all builds of an app, and known to nobody who builds others: what its images and
+    /// the caches of its steps are called by, so that a build can name none but its own. At most 32
+    /// letters and digits.
+    pub secret: String,
 }
 
 /// Makes images from source.

@@ -157,6 +157,11 @@ fn split(reference: &str) -> (&str, &str) {
 pub(crate) fn pull(docker: Docker, reference: String) -> Items<RuntimeResult<Progress>> {
     let begun = async move {
         check(&reference)?;
+        // A registry's image would take the name of one that we built.
+        if reference.starts_with(&labels::image_prefix(docker.server())) {
+            let message = format!("the engine has no image {reference}");
+            return Err(RuntimeError::new(RuntimeErrorKind::NotFound, message));
+        }
         let what = format!("pull {reference}");
         let (name, tag) = split(&reference);
         let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();

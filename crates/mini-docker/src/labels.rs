@@ -133,8 +133,14 @@ pub(crate) fn image_prefix(server: &ServerId) -> String {
     format!("mini-{}/", server.short())
 }
 
-pub(crate) fn image_tag(server: &ServerId, app: &AppName, deployment: &DeploymentId) -> String {
-    format!("{}{app}:{deployment}", image_prefix(server))
+/// Not to be guessed: a Dockerfile may name any image of the engine (`FROM`, `COPY --from`).
+pub(crate) fn image_tag(
+    server: &ServerId,
+    app: &AppName,
+    deployment: &DeploymentId,
+    secret: &str,
+) -> String {
+    format!("{}{app}:{deployment}-{secret}", image_prefix(server))
 }
 
 /// How messages name an instance that only its id is known of.

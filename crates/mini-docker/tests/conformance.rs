@@ -12,13 +12,14 @@ use futures_util::StreamExt;
 use mini_core::id::InstanceId;
 use mini_core::name::AppName;
 use mini_core::ports::{
-    Builder, Change, InstanceSpec, InstanceState, NetworkSpec, Output, OutputStream, Progress,
-    Runtime, RuntimeErrorKind, RuntimeResult,
+    BuildSpec, Builder, Change, InstanceSpec, InstanceState, NetworkSpec, Output, OutputStream,
+    Progress, Runtime, RuntimeErrorKind, RuntimeResult,
 };
 use mini_core::release::Limits;
 use mini_core::subnet::{Subnet, next_subnet};
 use mini_core::testing::conformance::{self, Fixture};
 use mini_core::testing::{FakeRuntime, until};
+use mini_docker::Docker;
 use support::detour::Detour;
 use support::{DOCKERFILE, Engine, build_spec, connect, context, on_engine};
 
@@ -254,6 +255,57 @@ async fn an_image_of_somebody_else_is_left_alone() {
         assert_eq!(error.kind, RuntimeErrorKind::Invalid, "{error}");
         assert_eq!(engine.docker.images().await.unwrap(), [ours]);
         assert!(engine.docker.image(tag).await.unwrap().is_some());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_reaches_neither_images_nor_caches_of_another_app() {
+    on_engine(|engine| async move {
+        let detour = Detour::new().await;
+        detour.refuse_sessions();
+        let classic = connect(&engine.server, Some(detour.host()));
+        let build = async |docker: &Docker, name: &str, secret: &str, dockerfile: &str| {
+            let spec = BuildSpec { secret: secret.to_owned(), ..build_spec(name, dockerfile) };
+            docker.build(spec).collect::<Vec<_>>().await
+        };
+        // One app has something to hide, and whatever is told of its builds names no image.
+        let prefix = format!("mini-{}/tried", &engine.server.as_str()[..4]);
+        for (docker, name) in [(&engine.docker, "red"), (&classic, "red-classic")] {
+            let items = build(docker, name, "unknown", DOCKERFILE).await;
+            let Some(Ok(Progress::Image(id))) = items.last() else { panic!("{items:?}") };
+            let found = engine.docker.image(id.clone()).await.unwrap().unwrap();
+            assert!(found.built);
+            let tag = format!("{prefix}:d-{name}-unknown");
+            assert_eq!(engine.docker.image(tag).await.unwrap().unwrap().id, *id);
+            assert!(!format!("{items:?}").contains("unknown"), "{items:?}");
+        }
+        // Who knows the app and the deployment does not know the image.
+        for dockerfile in [
+            format!("FROM {prefix}:d-red\n"),
+            format!("FROM scratch\nCOPY --from={prefix}:d-red /app /app\n"),
+        ] {
+            let items = build(&engine.docker, "blue", "known", &dockerfile).await;
+            assert!(matches!(items.last(), Some(Err(_))), "{items:?}");
+        }
+        // Nor is anything pulled in the place of an image of ours.
+        let pulled: Vec<_> = engine.docker.pull(format!("{prefix}:d-red")).collect().await;
+        let Some(Err(error)) = pulled.last() else { panic!("{pulled:?}") };
+        assert_eq!(error.kind, RuntimeErrorKind::NotFound, "{error}");
+
+        // A cache of steps is an app's own. (With --no-cache it would be everybody's new one.)
+        let step = |word: &str| {
+            let mount = format!("--mount=type=cache,id=tried-{},target=/cache", engine.seed);
+            format!(
+                "FROM scratch\nCOPY app /app\nRUN {mount} [\"/app\", \"{word}\", \"/cache/x\"]\n"
+            )
+        };
+        for (name, secret, word) in
+            [("one", "unknown", "write"), ("two", "known", "absent"), ("three", "unknown", "cat")]
+        {
+            let items = build(&engine.docker, name, secret, &step(word)).await;
+            assert!(matches!(items.last(), Some(Ok(Progress::Image(_)))), "{name}: {items:?}");
+        }
     })
     .await;
 }

@@ -85,7 +85,11 @@ async fn make(core: &Arc<Core>, needed: &Needed) -> Result<String, Cause> {
                 "deploy",
                 format!("Building v{} again after a restore", release.number),
             );
-            deployer::build_again(core, app, &release.deployment, source).await?
+            let id = needed.app_id;
+            let row = core.store.read(move |c| store::app_by_id(c, id)).await;
+            let row = row.map_err(|error| Cause::new("internal", error.to_string()))?;
+            let row = row.ok_or_else(|| Cause::new("internal", "the app is gone"))?;
+            deployer::build_again(core, &row, &release.deployment, source).await?
         }
         (_, Some(name)) => {
             core.logs.say(app, "deploy", format!("Pulling {name} again after a restore"));

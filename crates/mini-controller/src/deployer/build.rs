@@ -9,7 +9,7 @@ use mini_api::{DeploymentKind, DeploymentStatus};
 use mini_core::cause::Cause;
 use mini_core::fault;
 use mini_core::id::DeploymentId;
-use mini_core::name::{AppName, ProcessType};
+use mini_core::name::ProcessType;
 use mini_core::ports::{BuildSpec, ImageInfo, Items, Progress, RuntimeResult};
 use mini_core::procfile;
 use mini_core::source::SourceDigest;
@@ -173,16 +173,22 @@ pub(super) async fn from_source(
         dockerfile,
         context: stream,
         use_cache: !d.rebuild,
+        secret: secret(core, app),
     };
     let built = follow_in_time(core, app, d, core.builder.build(spec)).await?;
     Ok(Built { image: found(core, built).await?, commands, manifest })
+}
+
+/// Of this app and no later one of its name.
+fn secret(core: &Core, app: &AppRow) -> String {
+    core.vault.word_for(&format!("builds of {} since {}", app.name, app.created_at.0))
 }
 
 /// Builds a kept source as its deployment did, and makes no release: for an image that a restored
 /// platform lacks.
 pub(crate) async fn build_again(
     core: &Arc<Core>,
-    app: &AppName,
+    app: &AppRow,
     deployment: &DeploymentId,
     source: &SourceDigest,
 ) -> Result<Items<RuntimeResult<Progress>>, Cause> {
@@ -202,11 +208,12 @@ pub(crate) async fn build_again(
         }
     };
     Ok(core.builder.build(BuildSpec {
-        app: app.clone(),
+        app: app.name.clone(),
         deployment: deployment.clone(),
         dockerfile: dockerfile.to_owned(),
         context,
         use_cache: true,
+        secret: secret(core, app),
     }))
 }
 

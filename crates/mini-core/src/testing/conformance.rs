@@ -168,6 +168,7 @@ impl Suite {
             dockerfile: "Dockerfile".to_owned(),
             context: Box::pin(futures_util::stream::iter(pieces)),
             use_cache: true,
+            secret: "known".to_owned(),
         };
         let steps: Vec<_> = within(SOON, "a build", self.builder.build(spec).collect()).await;
         let steps: Vec<Progress> = steps.into_iter().map(|step| step.expect("a build")).collect();

@@ -28,7 +28,8 @@ impl Steps {
             {
                 *last = Some(step.to_owned());
             }
-            if !line.is_empty() {
+            // Whoever knows the name can build from the image.
+            if !line.is_empty() && !line.starts_with("Successfully tagged ") {
                 out.push_back(Progress::Line(line.to_owned()));
             }
         });

@@ -122,7 +122,7 @@ enum View {
 async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     let id = docker.session_id(spec.deployment.as_str());
     let session = docker.session_for_build(&id).await?;
-    let tag = labels::image_tag(docker.server(), &spec.app, &spec.deployment);
+    let tag = labels::image_tag(docker.server(), &spec.app, &spec.deployment, &spec.secret);
     let labels = serde_json::json!(labels::of_image(docker.server(), &spec.app)).to_string();
     let mut query = Query::new(&["build"])
         .with("t", &tag)
@@ -135,6 +135,10 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
     }
     let view = if session.is_some() {
         query = query.with("version", "2").with("session", &id).with("buildid", &id);
+        // `RUN --mount=type=cache` is otherwise one cache for all builds on the engine.
+        let namespace = format!("{}-{}", docker.server(), spec.secret);
+        let arguments = serde_json::json!({ "BUILDKIT_CACHE_MOUNT_NS": namespace });
+        query = query.with("buildargs", &arguments.to_string());
         View::BuildKit(trace::Trace::default())
     } else {
         // An app weighs 1024 (CONTRACTS, "Default limits"). BuildKit takes no limits.

@@ -153,6 +153,7 @@ pub(crate) fn build_spec(name: &str, dockerfile: &str) -> BuildSpec {
         dockerfile: "Dockerfile".to_owned(),
         context: Box::pin(futures_util::stream::iter([Ok(tar)])),
         use_cache: true,
+        secret: "known".to_owned(),
     }
 }
 

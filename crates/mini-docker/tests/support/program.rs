@@ -46,6 +46,10 @@ fn main() {
                 print!("{}", std::fs::read_to_string(path).unwrap());
             }
         }
+        "write" => std::fs::write(&words[1], "written").unwrap(),
+        "absent" => assert!(!std::path::Path::new(&words[1]).exists(), "it is there"),
+        // Until it is killed.
+        "wait" => std::thread::park(),
         _ => serve("0.0.0.0"),
     }
 }

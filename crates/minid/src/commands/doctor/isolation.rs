@@ -194,6 +194,8 @@ async fn image(docker: &Docker, app: &AppName, program: &Path) -> RuntimeResult<
         dockerfile: "Dockerfile".into(),
         context: Box::pin(stream::iter([Ok(context)])),
         use_cache: true,
+        // There is nothing in it that anybody might not have.
+        secret: NAME.to_owned(),
     });
     while let Some(step) = steps.next().await {
         if let Progress::Image(id) = step? {
