@@ -34,6 +34,18 @@ use crate::time::Millis;
 /// The longest line either side accepts, in bytes (10,000 apps in one table stay far below).
 pub const MAX_LINE: usize = 64 << 20;
 
+/// Where the proxy sends on what the door refuses over http, if a token came with it (see there). A
+/// controller that does not know the place does nothing there either.
+pub const OVERHEARD: &str = "/v1/overheard";
+
+/// What is said of a request that came to the door over http, and the way out.
+pub const HTTPS_REQUIRED: [&str; 2] = [
+    "This server's API answers over https only: what comes over http can be read on the way, a token \
+     too.",
+    "Use https:// and the server's name, as in `mini config set-host https://mini.example.com`; then \
+     make a new token and revoke this one.",
+];
+
 /// Controller to proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use mini_core::control::HTTPS_REQUIRED;
 
 use crate::forward::job::About;
 
@@ -223,10 +224,8 @@ impl Code {
                 S::FORBIDDEN,
                 "https_required",
                 "Over https only",
-                "This server's API answers over https only: what comes over http can be read on the \
-                 way, a token too.",
-                "Use https:// and the server's name, as in `mini config set-host \
-                 https://mini.example.com`; then make a new token and revoke this one.",
+                HTTPS_REQUIRED[0],
+                HTTPS_REQUIRED[1],
             ),
             Code::ControllerUnavailable => page(
                 S::SERVICE_UNAVAILABLE,

@@ -416,7 +416,7 @@ async fn send(
             fail.note(flight);
         }
         if !(first && fail.may_repeat(job.repeatable)) {
-            return Err(fail.code_for(&job.host));
+            return Err(job.code_for(fail));
         }
         first = false;
         dead = target;

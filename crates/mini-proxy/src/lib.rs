@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod h1;
 mod h2;
 mod limits;
+mod overheard;
 mod probe;
 mod proxy_protocol;
 mod seen;

@@ -84,13 +84,13 @@ pub(crate) struct Limits {
 
 /// One client, as far as limits are concerned: who has an IPv6 address has 2^64 of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+pub(crate) enum Key {
     V4([u8; 4]),
     V6([u8; 8]),
 }
 
 impl Key {
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
             IpAddr::V6(address) => {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::{Clients, Limits};
+use crate::overheard::Overheard;
 use crate::probe;
 use crate::seen::Seen;
 use crate::snapshot::Unsaved;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) clients: Clients,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) overheard: Overheard,
     /// Threads that requests run on.
     pub(crate) workers: usize,
     pub(crate) version: String,
@@ -121,6 +123,7 @@ impl Shared {
             timeouts: config.timeouts.clone(),
             clients: config.clients.clone(),
             limits: Limits::new(&config.clients),
+            overheard: Overheard::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
             version: config.version.clone(),
             boot_id: config.boot_id.clone(),

@@ -265,7 +265,7 @@ fn by(asked: &mut Asked, token: &TokenRow) {
 }
 
 /// A refusal, and whose token it was, if the secret was right.
-struct Refused {
+pub(super) struct Refused {
     error: ApiError,
     token: Option<TokenRow>,
 }
@@ -292,7 +292,7 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, Refused> {
             })?;
             api.guard.check_clock(&token);
             note_use(api, &token);
-            if token.seen_over_http_at.is_none() && could_be_read(headers) {
+            if could_be_read(headers) {
                 note_seen_over_http(api, &token);
             }
             Ok(Caller { token: Some(token), secret: Some(secret) })
@@ -314,8 +314,14 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Caller, Refused> {
     }
 }
 
+/// A token, and the hash of the secret that came for it.
+pub(super) type Known = (TokenRow, Vec<u8>);
+
 /// The request's token; the inner error is a refusal, the outer one ours.
-async fn good_token(api: &Api, headers: &HeaderMap) -> Result<Result<TokenRow, Refused>, ApiError> {
+pub(super) async fn good_token(
+    api: &Api,
+    headers: &HeaderMap,
+) -> Result<Result<Known, Refused>, ApiError> {
     let refused = |message: &str| {
         ApiError::new(ErrorCode::Unauthorized, message)
             .hint("`minid token create --name NAME` on the server makes a token; then `mini login`")
@@ -372,7 +378,7 @@ async fn good_token(api: &Api, headers: &HeaderMap) -> Result<Result<TokenRow, R
 
 /// Whether the request came over plain http from another machine, by what the proxy says of it,
 /// which is the only one that speaks here and lets no client speak for it.
-fn could_be_read(headers: &HeaderMap) -> bool {
+pub(super) fn could_be_read(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let far = |from: &str| {
         let mut hops = from.split(',').map(|hop| hop.trim().parse::<IpAddr>());
@@ -381,7 +387,11 @@ fn could_be_read(headers: &HeaderMap) -> bool {
     text("x-forwarded-proto") == Some("http") && text("x-forwarded-for").is_some_and(far)
 }
 
-fn note_seen_over_http(api: &Api, token: &TokenRow) {
+/// Writes that down, the first time.
+pub(super) fn note_seen_over_http(api: &Api, token: &TokenRow) {
+    if token.seen_over_http_at.is_some() {
+        return;
+    }
     tracing::warn!(
         token.name,
         "a token came over plain http from another machine, where it could be read on the way"

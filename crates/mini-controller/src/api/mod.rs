@@ -10,7 +10,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
+use mini_core::control::OVERHEARD;
 use tokio::net::UnixListener;
 
 mod access;
@@ -31,6 +32,7 @@ mod logs;
 mod maintenance;
 mod metrics;
 mod openapi;
+mod overheard;
 mod pages;
 mod releases;
 mod server;
@@ -115,6 +117,7 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/health", get(server::health))
         .route("/v1/openapi.json", get(openapi::serve))
+        .route(OVERHEARD, any(overheard::refuse))
         .merge(guarded)
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)

@@ -10,8 +10,10 @@ use mini_core::route::{Host, read_host};
 
 use crate::admit::{Asked, CompiledRules, admit};
 use crate::error_page::{Accept, Code, Reply};
+use crate::forward::exchange::Fail;
 use crate::forwarded::{Way, way};
 use crate::h1::{Body, Known, Refusal, Request, known};
+use crate::overheard::aside;
 use crate::shared::Shared;
 use crate::table::App;
 
@@ -65,6 +67,8 @@ pub(crate) struct About {
     pub(crate) keep_alive: bool,
     /// What a request asked for that is not sent on; the others' is in the job's head.
     pub(crate) asked: Option<Box<AskedFor>>,
+    /// Its token came over http and the door is over https: that alone is told to the controller.
+    pub(crate) overheard: bool,
 }
 
 /// A request in its own words, for the line about it.
@@ -92,7 +96,16 @@ impl About {
     /// Of a request that could not be read.
     pub(crate) fn nothing(id: String) -> Self {
         let (accept, app) = (Accept::Text, None);
-        Self { app, id, accept, is_head: false, http_10: false, keep_alive: false, asked: None }
+        Self {
+            app,
+            id,
+            accept,
+            is_head: false,
+            http_10: false,
+            keep_alive: false,
+            asked: None,
+            overheard: false,
+        }
     }
 }
 
@@ -139,6 +152,7 @@ impl Job {
             is_head: request.method == "HEAD",
             http_10: request.http_10,
             keep_alive: request.keep_alive,
+            overheard: false,
         };
         let host = match whom(shared, &request, &mut way, &mut about) {
             Ok(host) => host,
@@ -147,6 +161,7 @@ impl Job {
                 return Err(Box::new(Refused { about, answer, body: request.body }));
             }
         };
+        let request = if about.overheard { aside(request) } else { request };
         let app = about.app.as_ref();
         let hsts = match (&host, app) {
             (Host::Name(name), Some(app)) => {
@@ -176,6 +191,14 @@ impl Job {
         })
     }
 
+    /// What the client is told of a try that failed.
+    pub(crate) fn code_for(&self, fail: Fail) -> Code {
+        match self.about.overheard {
+            true => Code::HttpsRequired,
+            false => fail.code_for(&self.host),
+        }
+    }
+
     /// Method, target and X-Forwarded-For, as they stand in the head.
     pub(crate) fn words(&self) -> [&str; 3] {
         let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
@@ -200,7 +223,10 @@ fn whom(
     let Host::Name(name) = &host else {
         // The API counts by address: what a client can make up is not for it.
         way.forget_proxies();
-        return match shared.tls.door_needs_https(way.arrival.https, way.arrival.client) {
+        let Arrival { client, https, .. } = way.arrival;
+        let refused = shared.tls.door_needs_https(https, client);
+        about.overheard = refused && shared.overheard.passes(request, client);
+        return match refused && !about.overheard {
             true => Err(Own::Error(Code::HttpsRequired)),
             false => Ok(host),
         };

@@ -287,7 +287,7 @@ impl Client {
                 record.broke(fail);
                 return Next::Close;
             }
-            return self.refuse(fail.code_for(&job.host), job, record).await;
+            return self.refuse(job.code_for(fail), job, record).await;
         }
     }
 

@@ -455,3 +455,65 @@ async fn http2_is_what_a_client_gets_that_knows_both() {
     drop(client);
     soon("the end", driver).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn of_what_the_door_refuses_over_http_the_controller_sees_tokens_and_not_many() {
+    // Behind a load balancer, so that clients are not this machine.
+    let trusted = vec!["127.0.0.1/32".parse().unwrap()];
+    let proxy = Proxy::start_with(|config| config.clients.trusted = trusted).await;
+    let mut c = proxy.with_table(Vec::new()).await;
+    let from = async |client: &str, request: &str, fields: &str| {
+        let fields = format!("X-Forwarded-For: {client}\r\n{fields}");
+        let mut conn = proxy.client().await;
+        conn.send(&format!("{request} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).await;
+        conn.answer().await
+    };
+    let token = "Authorization: Bearer mini_0123\r\n";
+    let away = from("203.0.113.7", "GET /v1/apps", token).await;
+    assert_eq!(away.error(), (503, "controller_unavailable"), "http is no matter yet");
+    certify(&mut c, vec![made(&["mini.localhost"]).0]).await;
+    // With the controller away it is refused all the same.
+    let away = from("203.0.113.7", "GET /v1/apps", token).await;
+    assert_eq!(away.error(), (403, "https_required"));
+
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let api = tokio::net::UnixListener::bind(proxy.dir.path().join("api.sock")).unwrap();
+    let seen = Arc::clone(&heads);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = api.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+            seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+            let answer = b"HTTP/1.1 403 Told\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let come = || std::mem::take(&mut *heads.lock().unwrap());
+    for fields in ["", "Authorization: Basic bWluaTptaW5p\r\n", "Cookie: t=mini_0123\r\n"] {
+        let answer = from("203.0.113.8", "GET /v1/apps", fields).await;
+        assert_eq!(answer.error(), (403, "https_required"), "{fields}");
+    }
+    assert!(come().is_empty(), "without a token the proxy answers alone");
+    let upgrade = format!("{token}Connection: upgrade\r\nUpgrade: mini-session\r\n");
+    for request in ["GET /v1/apps?a=b", "DELETE /v1/apps/blue", "HEAD /", "POST /v1/apps/a/runs"] {
+        let answer = from("203.0.113.8", request, &upgrade).await;
+        assert_eq!(answer.status, 403, "{request}");
+        let [head] = &come()[..] else { panic!("one request") };
+        let method = request.split(' ').next().unwrap();
+        assert!(head.starts_with(&format!("{method} /v1/overheard HTTP/1.1\r\n")), "{head}");
+        assert_eq!(header(head, "x-forwarded-proto"), Some("http"));
+        assert_eq!(header(head, "x-forwarded-for"), Some("203.0.113.8"));
+        assert_eq!(header(head, "authorization"), Some("Bearer mini_0123"));
+        assert!(!head.contains("blue") && header(head, "upgrade").is_none(), "{head}");
+    }
+    let over_https = format!("{token}X-Forwarded-Proto: https\r\n");
+    from("203.0.113.8", "GET /v1/apps", &over_https).await;
+    assert!(come()[0].starts_with("GET /v1/apps "), "that came over https in front");
+    // Four of its ten are used up.
+    for _ in 0..20 {
+        assert_eq!(from("203.0.113.8", "GET /v1/apps", token).await.status, 403);
+    }
+    assert_eq!(come().len(), 6);
+    from("203.0.113.9", "GET /v1/apps", token).await;
+    assert_eq!(come().len(), 1, "others are not slowed");
+}
