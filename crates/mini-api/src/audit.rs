@@ -31,7 +31,8 @@ pub struct AuditEntry {
     pub app: Option<String>,
     /// What of it: a release, a domain, a token.
     pub target: Option<String>,
-    /// The HTTP status that was answered.
+    /// The HTTP status that was answered. 0: not yet, or never, since the server died meanwhile; what was
+    /// asked for may have been done.
     pub status: u16,
     /// Names the request in the logs.
     pub request_id: String,

@@ -25,6 +25,13 @@ pub(super) struct Operation {
     needs: Needs,
 }
 
+impl Operation {
+    /// Whether what it does is done on the engine, and no transaction of the store tells of it.
+    pub(super) fn on_engine(self) -> bool {
+        matches!(self.name, "sessions.exec" | "sessions.run")
+    }
+}
+
 /// Method, path as the router has it, name, and who may.
 ///
 /// `exec`, `run` and the values of config vars are the admin's: each shows an app's secrets.

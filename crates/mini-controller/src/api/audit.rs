@@ -1,12 +1,14 @@
 //! The audit trail: every request that changes something, and every one that was refused.
 //!
-//! What was done is written before the answer is sent. A refusal is written beside it, and those of
-//! nobody that is known only so many a minute: who knocks must not be able to keep the disk busy.
+//! The entry of a change is written by the change's own transaction ([`Trail`]), and completed before
+//! the answer is sent: no change is ever without one. Where something is done on the engine and not in
+//! the store, it is written before. A refusal is written beside the answer, and those of nobody that is
+//! known only so many a minute: who knocks must not be able to keep the disk busy.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use mini_api::{AUDIT_LISTED, AUDIT_MAX_LISTED, Audit, AuditEntry};
 use mini_core::id::TokenId;
@@ -18,7 +20,7 @@ use super::Api;
 use super::body::Params;
 use super::error::{ApiError, ApiResult};
 use crate::clock::{self, timestamp};
-use crate::store::{self, AuditRow};
+use crate::store::{self, AuditRow, BEGUN, Trail};
 
 /// Of what others send, at most so many characters are kept.
 const KEPT: usize = 200;
@@ -42,20 +44,30 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn entry(self, status: StatusCode, about: Option<&About>) -> AuditRow {
-        let of = |known: Option<String>, told: Option<String>| known.or(told).map(|t| short(&t));
-        let about = about.cloned().unwrap_or_default();
+    fn entry(self) -> AuditRow {
         AuditRow {
             at: clock::now(),
             actor: self.actor,
             token_id: self.token_id,
             action: self.action.to_owned(),
-            app: of(self.app, about.app.map(|app| app.to_string())),
-            target: of(self.target, about.target),
-            status: status.as_u16(),
+            app: self.app.map(|app| short(&app)),
+            target: self.target.map(|target| short(&target)),
+            status: BEGUN,
             request_id: short(&self.request_id),
             source: self.source.map(|source| short(&source)),
         }
+    }
+}
+
+/// The entry with what was answered.
+fn answered(entry: AuditRow, status: StatusCode, about: Option<&About>) -> AuditRow {
+    let about = about.cloned().unwrap_or_default();
+    let app = about.app.map(|app| app.to_string());
+    AuditRow {
+        app: entry.app.or(app),
+        target: entry.target.or_else(|| about.target.map(|target| short(&target))),
+        status: status.as_u16(),
+        ..entry
     }
 }
 
@@ -69,19 +81,38 @@ pub(super) fn source(headers: &HeaderMap) -> Option<String> {
     headers.get("x-forwarded-for").and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
 
-/// Writes down what was done, before the answer goes.
-pub(super) fn done<'a>(
-    api: &'a Api,
+/// Does a change and writes it down; `on_engine`: it is done outside of the store, so its entry must be
+/// there before it begins.
+pub(super) async fn change(
+    api: &Api,
     asked: Asked,
-    answer: &Response,
-) -> impl Future<Output = ()> + use<'a> {
-    let entry = asked.entry(answer.status(), answer.extensions().get());
-    write(api, entry)
+    on_engine: bool,
+    change: impl Future<Output = Response>,
+) -> Response {
+    let entry = asked.entry();
+    let trail = Trail::of(entry.clone());
+    let store = &api.core.store;
+    if on_engine && let Err(error) = trail.around(store.write_from_reserve(|_| Ok(()))).await {
+        return ApiError::from(error).into_response();
+    }
+    let answer = trail.around(change).await;
+    let entry = answered(entry, answer.status(), answer.extensions().get());
+    match trail.row() {
+        None => write(api, entry).await,
+        Some(row) => {
+            let text = format!("{entry:?}");
+            let completed = store.write(move |tx| store::complete_audit(tx, row, &entry)).await;
+            if let Err(error) = completed {
+                tracing::error!(%error, entry = text, "an entry of the audit trail stays begun");
+            }
+        }
+    }
+    answer
 }
 
 /// Writes down a refusal, beside the answer.
 pub(super) fn refused(api: &Api, asked: Asked, error: &ApiError) {
-    let (api, entry) = (api.clone(), asked.entry(error.status(), None));
+    let (api, entry) = (api.clone(), answered(asked.entry(), error.status(), None));
     if entry.actor.is_none() && !api.guard.may_note_a_stranger() {
         return;
     }

@@ -216,9 +216,7 @@ pub(super) async fn check(
     }
     // A task of its own: a client that goes away ends neither the change half done nor its trace.
     let change = tokio::spawn(async move {
-        let answer = next.run(request).await;
-        audit::done(&api, asked, &answer).await;
-        answer
+        audit::change(&api, asked, operation.on_engine(), next.run(request)).await
     });
     match change.await {
         Ok(answer) => answer,

@@ -17,6 +17,9 @@ const OF_STRANGERS: i64 = 10_000;
 /// many an hour, not all.
 const AGED_AT_ONCE: i64 = 2_000;
 
+/// The status of a change that is under way, or whose controller died before it answered.
+pub(crate) const BEGUN: u16 = 0;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AuditRow {
     pub(crate) at: Millis,
@@ -25,6 +28,7 @@ pub(crate) struct AuditRow {
     pub(crate) action: String,
     pub(crate) app: Option<String>,
     pub(crate) target: Option<String>,
+    /// What was answered; [`BEGUN`]: nothing yet.
     pub(crate) status: u16,
     pub(crate) request_id: String,
     pub(crate) source: Option<String>,
@@ -44,7 +48,8 @@ fn read(row: &Row<'_>) -> StoreResult<AuditRow> {
     })
 }
 
-pub(crate) fn add_audit(c: &Connection, entry: &AuditRow) -> StoreResult<()> {
+/// The row that it has from now on.
+pub(crate) fn add_audit(c: &Connection, entry: &AuditRow) -> StoreResult<i64> {
     let sql = "INSERT INTO audit
                    (at, actor, token_id, action, app, target, status, request_id, source)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -59,6 +64,13 @@ pub(crate) fn add_audit(c: &Connection, entry: &AuditRow) -> StoreResult<()> {
         entry.request_id,
         entry.source,
     ])?;
+    Ok(c.last_insert_rowid())
+}
+
+/// Says in an entry that was begun what it came to.
+pub(crate) fn complete_audit(c: &Connection, row: i64, entry: &AuditRow) -> StoreResult<()> {
+    let sql = "UPDATE audit SET app = ?2, target = ?3, status = ?4 WHERE id = ?1";
+    c.prepare_cached(sql)?.execute(params![row, entry.app, entry.target, entry.status])?;
     Ok(())
 }
 

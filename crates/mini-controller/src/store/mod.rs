@@ -29,6 +29,7 @@ mod rows;
 mod schema;
 mod settings;
 mod tokens;
+mod trail;
 
 pub(crate) use apps::*;
 pub(crate) use audit::*;
@@ -41,6 +42,7 @@ use reserve::Reserve;
 pub(crate) use rows::*;
 pub(crate) use settings::*;
 pub(crate) use tokens::*;
+pub(crate) use trail::Trail;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -117,12 +119,14 @@ impl Store {
         Ok(Self { writer: serve("store-writer", writer)?, reader, health })
     }
 
-    /// Runs `job` in a write transaction; when this returns `Ok`, it is durable.
+    /// Runs `job` in a write transaction; when this returns `Ok`, it is durable. The audit entry of
+    /// the change that this is part of goes with it ([`Trail`]).
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Transaction<'_>) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
-        ask(&self.writer, move |writer| writer.write(job)).await
+        let trail = Trail::here();
+        ask(&self.writer, move |writer| writer.write(trail.as_deref(), job)).await
     }
 
     /// The same for what must go through on a full disk too, since it ends something or frees
@@ -131,8 +135,11 @@ impl Store {
         &self,
         job: impl Fn(&Transaction<'_>) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
-        ask(&self.writer, move |writer| match writer.write(&job) {
-            Err(StoreError::Full(_)) if writer.reserve.give_up() => writer.write(&job),
+        let trail = Trail::here();
+        ask(&self.writer, move |writer| match writer.write(trail.as_deref(), &job) {
+            Err(StoreError::Full(_)) if writer.reserve.give_up() => {
+                writer.write(trail.as_deref(), &job)
+            }
             done => done,
         })
         .await
@@ -217,8 +224,22 @@ struct Writer {
 }
 
 impl Writer {
-    fn write<T>(&mut self, job: impl FnOnce(&Transaction<'_>) -> StoreResult<T>) -> StoreResult<T> {
-        let written = self.transaction(job);
+    fn write<T>(
+        &mut self,
+        trail: Option<&Trail>,
+        job: impl FnOnce(&Transaction<'_>) -> StoreResult<T>,
+    ) -> StoreResult<T> {
+        let written = self.transaction(|tx| {
+            let value = job(tx)?;
+            let row = trail.map_or(Ok(None), |trail| trail.write(tx))?;
+            Ok((value, row))
+        });
+        let written = written.map(|(value, row)| {
+            if let Some((trail, row)) = trail.zip(row) {
+                trail.written(row);
+            }
+            value
+        });
         match &written {
             Err(StoreError::Full(why)) => self.health.set(Some(why.clone())),
             Ok(_) => self.health.set(None),

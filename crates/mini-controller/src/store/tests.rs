@@ -434,3 +434,50 @@ async fn maintenance_and_pages_say_whether_they_changed() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_change_has_its_audit_entry_whenever_the_process_dies() {
+    let Bench { folder, store, app } = bench().await;
+    let id = app.id;
+    let entry = AuditRow {
+        at: Millis(1),
+        actor: Some("ci".into()),
+        token_id: None,
+        action: "apps.stop".into(),
+        app: Some("blue".into()),
+        target: None,
+        status: BEGUN,
+        request_id: "r1".into(),
+        source: None,
+    };
+    // A transaction that comes to nothing takes no entry along.
+    let trail = Trail::of(entry.clone());
+    let failed: StoreResult<()> = trail
+        .around(store.write(move |tx| {
+            set_desired(tx, id, Desired::Stop)?;
+            Err(StoreError::Closed)
+        }))
+        .await;
+    assert!(failed.is_err() && trail.row().is_none());
+    assert_eq!(store.read(|c| audit(c, None, None, 9)).await.unwrap(), []);
+    // What others write meanwhile is not this change.
+    store.write(|tx| set_meta(tx, "other", "1")).await.unwrap();
+    assert!(trail.row().is_none());
+    // The first one that goes through takes it, and no later one does.
+    trail.around(store.write(move |tx| set_desired(tx, id, Desired::Stop))).await.unwrap();
+    trail.around(store.write_from_reserve(|tx| set_meta(tx, "more", "1"))).await.unwrap();
+    // Nobody comes to say what it came to: the process dies here.
+    drop(store);
+    let store = Store::open(&folder.path().join("mini.db")).unwrap();
+    let (found, desired) = store
+        .read(move |c| Ok((audit(c, None, None, 9)?, app_by_id(c, id)?.unwrap().desired)))
+        .await
+        .unwrap();
+    assert_eq!((found, desired), (vec![entry.clone()], Desired::Stop));
+    // Where it does not, the entry is completed in place.
+    let row = trail.row().unwrap();
+    let done = AuditRow { status: 202, target: Some("all".into()), ..entry };
+    let completed = done.clone();
+    store.write(move |tx| complete_audit(tx, row, &completed)).await.unwrap();
+    assert_eq!(store.read(|c| audit(c, None, None, 9)).await.unwrap(), [done]);
+}

@@ -49,7 +49,11 @@ fn row(entry: &AuditEntry) -> Vec<String> {
         entry.action.clone(),
         or_dash(&entry.app),
         or_dash(&entry.target),
-        entry.status.to_string(),
+        match entry.status {
+            // The server died before it answered, or is about to.
+            0 => "begun".to_owned(),
+            status => status.to_string(),
+        },
         or_dash(&entry.source),
         entry.request_id.clone(),
     ]

@@ -12,6 +12,18 @@ use crate::prober::Prober;
 pub(super) const APP: &str = "app";
 /// The one that comes and goes.
 pub(super) const OTHER: &str = "other";
+/// Where a request has changed something and has not answered yet.
+const IN_A_REQUEST: [&str; 9] = [
+    "source.stored",
+    "apps.created",
+    "queue.stored",
+    "cancel.stored",
+    "scale.stored",
+    "env.staged",
+    "route.stored",
+    "replace.stored",
+    "apps.desired",
+];
 /// From the third death in a minute on the controller's parent makes it wait.
 const DEATHS: u32 = 3;
 
@@ -59,6 +71,7 @@ impl Stage {
         }
         self.deaths += 1;
         self.prepare(operation);
+        let unanswered = self.unanswered();
         std::fs::write(self.faults.join(point), "").unwrap();
         let outcome = self.perform(operation);
         let hit = self.faults.join(format!("{point}.hit"));
@@ -66,7 +79,16 @@ impl Stage {
         std::fs::remove_file(hit).unwrap();
         let outcome = outcome(self);
         self.settled();
+        if IN_A_REQUEST.contains(&point) {
+            assert_eq!(self.unanswered(), unanswered + 1, "the change is not in the audit trail");
+        }
         outcome
+    }
+
+    /// The changes that the audit trail has of requests whose controller died.
+    fn unanswered(&self) -> usize {
+        let trail = self.platform.json(&["audit", "-n", "1000"]);
+        trail["entries"].as_array().unwrap().iter().filter(|e| e["status"] == 0).count()
     }
 
     /// A new parent has counted no deaths yet.
