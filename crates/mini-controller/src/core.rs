@@ -11,6 +11,7 @@ use mini_core::release::Timing;
 use mini_core::subnet::Subnet;
 use tokio::sync::{Notify, watch};
 
+use crate::builds;
 use crate::certs::Certs;
 use crate::checks::Checks;
 use crate::deployer::Preparing;
@@ -118,6 +119,7 @@ pub(crate) struct Core {
     pub(crate) checks: Checks,
     pub(crate) certs: Certs,
     pub(crate) firewall: firewall::Kept,
+    pub(crate) builds: builds::Kept,
     pub(crate) drivers: Drivers,
     pub(crate) usage: Usage,
     pub(crate) resolver: Resolver,

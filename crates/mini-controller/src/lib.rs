@@ -18,6 +18,7 @@
 mod actions;
 mod api;
 mod backup;
+mod builds;
 mod certs;
 mod checks;
 mod clock;

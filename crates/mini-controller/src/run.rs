@@ -35,7 +35,7 @@ use crate::traffic::{self, Traffic};
 use crate::usage::Usage;
 use crate::vault::{self, Vault, VaultError};
 use crate::world::{self, World};
-use crate::{backup, deployer, firewall, orphans, tokens};
+use crate::{backup, builds, deployer, firewall, orphans, tokens};
 
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 /// How often a store that cannot be written is tried, and a missing reserve.
@@ -189,6 +189,7 @@ pub async fn run(
         checks: Checks::default(),
         certs: Certs::default(),
         firewall: firewall::Kept::default(),
+        builds: builds::Kept::default(),
         drivers: Drivers::default(),
         usage: Usage::default(),
         resolver: Resolver::default(),
@@ -215,6 +216,7 @@ pub async fn run(
         tokio::spawn(link::keep(core.clone())),
         tokio::spawn(certs::keep(core.clone())),
         tokio::spawn(firewall::keep(core.clone())),
+        tokio::spawn(builds::keep(core.clone())),
         tokio::spawn(deployer::run(core.clone())),
         tokio::spawn(tidy(core.clone())),
         tokio::spawn(traffic::sample(core.clone())),

@@ -422,6 +422,19 @@ pub trait Builder: Send + Sync + 'static {
     /// Builds; the last item of success is [`Progress::Image`]. Dropping the stream cancels the
     /// build on the engine.
     fn build(&self, spec: BuildSpec) -> Items<RuntimeResult<Progress>>;
+    /// Looks that the limit on all builds together, where there is one, is in place, and puts it there
+    /// if not; an error is why it does not hold.
+    fn keep_limit(&self) -> Fut<'_, Result<LimitFound, String>>;
+}
+
+/// How the limit on all builds together was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitFound {
+    /// There is to be none.
+    NoLimit,
+    There,
+    /// Not as it should be; now it is.
+    Set,
 }
 
 /// Bytes of an archive as they come.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 use mini_core::id::{InstanceId, ServerId};
 use mini_core::ports::{EngineInfo, RuntimeError, RuntimeErrorKind, RuntimeResult};
 
+use crate::build::Limit;
 use crate::raw::Raw;
 use crate::{DockerConfig, error, host, labels};
 
@@ -38,8 +38,8 @@ pub(crate) struct Inner {
     pub(crate) network_gate: tokio::sync::Mutex<()>,
     /// Whether the engine opened a BuildKit session when last asked.
     pub(crate) buildkit: Mutex<Option<bool>>,
-    /// What all builds together may take of memory, in bytes; 0 is no limit.
-    pub(crate) build_memory: AtomicU64,
+    /// What all builds together may take.
+    pub(crate) limit: Limit,
 }
 
 impl Docker {
@@ -59,7 +59,7 @@ impl Docker {
                 containers: Mutex::default(),
                 network_gate: tokio::sync::Mutex::default(),
                 buildkit: Mutex::default(),
-                build_memory: AtomicU64::new(0),
+                limit: Limit::default(),
             }),
         })
     }

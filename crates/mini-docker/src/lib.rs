@@ -30,11 +30,12 @@ use mini_core::id::{InstanceId, ServerId};
 use mini_core::name::AppName;
 use mini_core::ports::{
     BuildSpec, Builder, Change, EngineInfo, ExecSpec, Fut, ImageInfo, Instance, InstanceSpec,
-    Items, Listening, NetworkSpec, Output, Progress, Runtime, RuntimeResult, Session, SessionInput,
-    Stats, TerminalSize, VolumeSpec,
+    Items, LimitFound, Listening, NetworkSpec, Output, Progress, Runtime, RuntimeResult, Session,
+    SessionInput, Stats, TerminalSize, VolumeSpec,
 };
 use mini_core::subnet::Subnet;
 
+pub use build::Steps;
 pub use engine::Docker;
 pub use host::host_routes;
 pub use labels::bridge_prefix;
@@ -167,5 +168,9 @@ impl Runtime for Docker {
 impl Builder for Docker {
     fn build(&self, spec: BuildSpec) -> Items<RuntimeResult<Progress>> {
         build::build(self.clone(), spec)
+    }
+
+    fn keep_limit(&self) -> Fut<'_, Result<LimitFound, String>> {
+        Box::pin(Docker::keep_limit(self))
     }
 }

@@ -27,6 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,9 @@ use crate::site::Site;
 const PORT: &str = "PORT";
 /// Environment: the folder to serve; `/site` if unset or empty.
 const ROOT: &str = "MINI_STATIC_ROOT";
+
+/// How long `mini-static wait …` waits, as a step of a build that is looked at meanwhile.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Threads that may wait for the disk at once. Each holds one piece of a file at most.
 const DISK_THREADS: usize = 8;
@@ -54,8 +58,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let mut words = std::env::args().skip(1);
-    if words.next().as_deref() == Some("dial") {
-        return dial::all(words);
+    match words.next().as_deref() {
+        Some("dial") => return dial::all(words),
+        Some("wait") => {
+            std::thread::sleep(WAIT);
+            return Ok(());
+        }
+        _ => {}
     }
     let port = port(std::env::var_os(PORT))?;
     let root = std::env::var_os(ROOT).filter(|root| !root.is_empty());

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ pub(crate) struct Flags {
     /// What one instance may use of memory and swap [default: half of the machine's memory]
     #[arg(long, env = "MINID_INSTANCE_MEMORY_MB", value_name = "MB")]
     instance_memory_mb: Option<u64>,
+    /// What all builds together may use of memory and swap, with `--engine dedicated` [default: 2048, or 60 % of
+    /// the machine's if that is less]
+    #[arg(long, env = "MINID_BUILD_MEMORY_MB", value_name = "MB")]
+    build_memory_mb: Option<NonZeroU64>,
     /// A proxy in front whose X-Forwarded-… are believed; may be repeated
     #[arg(
         long,
@@ -338,9 +342,12 @@ impl Settings {
         self.flags.engine == "dedicated"
     }
 
-    /// What all builds together may use: 2 GiB, or 60 % of the machine's memory if that is less
+    /// What all builds together may use, unless it is said: 2 GiB, or 60 % of the machine's memory if that is less
     /// (CONTRACTS, "Limits"). Unknown where the kernel does not say.
     pub(crate) fn build_memory_bytes(&self) -> Option<u64> {
+        if let Some(mb) = self.flags.build_memory_mb {
+            return Some(mb.get().saturating_mul(1 << 20));
+        }
         Some((half_of_memory()? / 5 * 6).min(2 << 30))
     }
 
@@ -420,6 +427,9 @@ impl Settings {
         }
         if let Some(mb) = self.flags.instance_memory_mb {
             environment.push(("MINID_INSTANCE_MEMORY_MB", mb.to_string().into()));
+        }
+        if let Some(mb) = self.flags.build_memory_mb {
+            environment.push(("MINID_BUILD_MEMORY_MB", mb.to_string().into()));
         }
         if let Some(backups) = self.schedule() {
             let every = format!("{}s", backups.every.as_secs());

@@ -59,7 +59,9 @@ fn problems(api: &Api) -> Vec<String> {
             "the firewall is not in place, so apps reach services of this machine: {why}"
         ));
     }
-    problems.extend(api.core.certs.problems());
+    if let Some(why) = api.core.builds.trouble() {
+        problems.push(format!("builds are not held, so they may take what apps need: {why}"));
+    }
     problems.extend(api.guard.clock_problem());
     problems
 }

@@ -8,13 +8,13 @@ mod classic;
 mod explain;
 mod limit;
 mod lines;
+mod probe;
 mod session;
 mod sweep;
 mod syntax;
 mod trace;
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,8 +25,11 @@ use http::{Method, header};
 use mini_core::ports::{BuildSpec, Items, Progress, RuntimeError, RuntimeErrorKind, RuntimeResult};
 
 use crate::engine::{Docker, LOOK};
+use crate::image::AbortOnDrop;
 use crate::raw::{self, Lines, Query};
 use crate::{error, labels};
+pub(crate) use limit::Limit;
+pub use limit::Steps;
 use session::Session;
 
 /// What messages call a build.
@@ -43,6 +46,11 @@ impl Docker {
 
     fn remember_buildkit(&self, here: bool) {
         *self.inner.buildkit.lock().unwrap_or_else(PoisonError::into_inner) = Some(here);
+    }
+
+    /// Whether it is known to have none.
+    fn has_no_buildkit(&self) -> bool {
+        *self.inner.buildkit.lock().unwrap_or_else(PoisonError::into_inner) == Some(false)
     }
 
     fn session_id(&self, purpose: &str) -> String {
@@ -62,11 +70,16 @@ impl Docker {
 }
 
 pub(crate) fn build(docker: Docker, spec: BuildSpec) -> Items<RuntimeResult<Progress>> {
+    run(docker, spec, true)
+}
+
+/// `held`: under the limit, if there is one.
+fn run(docker: Docker, spec: BuildSpec, held: bool) -> Items<RuntimeResult<Progress>> {
     let state = State::Waiting(Box::new(spec));
-    Box::pin(stream::unfold((docker, state), |(docker, mut state)| async move {
+    Box::pin(stream::unfold((docker, state), move |(docker, mut state)| async move {
         loop {
             state = match state {
-                State::Waiting(spec) => match begin(&docker, *spec).await {
+                State::Waiting(spec) => match begin(&docker, *spec, held).await {
                     Ok(run) => State::Running(Box::new(run)),
                     Err(error) => return Some((Err(error), (docker, State::Done))),
                 },
@@ -100,6 +113,7 @@ struct Run {
     /// Closed with the build: the engine keeps asking it whether we are there.
     _session: Option<Session>,
     _sweep: Option<Sweep>,
+    _gathering: Option<AbortOnDrop>,
 }
 
 /// Sweeps up after a BuildKit build, however that ends.
@@ -119,7 +133,7 @@ enum View {
     Classic(classic::Steps),
 }
 
-async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
+async fn begin(docker: &Docker, spec: BuildSpec, held: bool) -> RuntimeResult<Run> {
     let id = docker.session_id(spec.deployment.as_str());
     let session = docker.session_for_build(&id).await?;
     let tag = labels::image_tag(docker.server(), &spec.app, &spec.deployment, &spec.secret);
@@ -149,7 +163,13 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
         View::Classic(classic::Steps::default())
     };
     // The classic builder was told.
-    let unlimited = session.as_ref().and_then(|_| docker.hold_builds(Path::new(limit::ROOT)));
+    let held = match session.is_some() && held {
+        true => docker.hold_builds().await,
+        false => Ok(None),
+    };
+    let (moved, unlimited) = held.map_or_else(|why| (None, Some(why)), |moved| (moved, None));
+    let gathering =
+        moved.map(|steps| AbortOnDrop(tokio::spawn(limit::gather(steps)).abort_handle()));
     let since = jiff::Timestamp::now();
     let sweep = session.is_some().then(|| Sweep { docker: docker.clone(), since });
     let broken = Arc::new(Mutex::new(None));
@@ -185,7 +205,16 @@ async fn begin(docker: &Docker, spec: BuildSpec) -> RuntimeResult<Run> {
             "# syntax={image} is not to be had here: the engine's own builder reads the Dockerfile"
         )));
     }
-    Ok(Run { lines, view, ready, image: None, tag, _session: session, _sweep: sweep })
+    Ok(Run {
+        lines,
+        view,
+        ready,
+        image: None,
+        tag,
+        _session: session,
+        _sweep: sweep,
+        _gathering: gathering,
+    })
 }
 
 /// Whether the image of a Dockerfile's syntax line is on the engine or in reach; noted if not.

@@ -74,7 +74,7 @@ pub(crate) async fn run(settings: Settings) -> Result<ExitCode, Fault> {
     if settings.dedicated()
         && let Some(memory) = settings.build_memory_bytes()
     {
-        docker.limit_builds(memory);
+        docker.limit_builds(memory, settings.static_binary.clone());
     }
     let docker = Arc::new(docker);
     // As a service of its own it writes to a log, where a secret does not belong: who sets that up asks

@@ -114,6 +114,7 @@ async fn engine(settings: &Settings, docker: &Docker, findings: &mut Vec<Finding
             "builds use the classic builder, which is slower".into(),
         )
     });
+    findings.push(builds(settings, docker, &info).await);
     findings.push(disk("the engine's data", &info.root_dir));
     if settings.network_pool.is_none() {
         let mut taken = docker.subnets_in_use().await.unwrap_or_default();
@@ -124,6 +125,41 @@ async fn engine(settings: &Settings, docker: &Docker, findings: &mut Vec<Finding
                 "unless this server chose one before, name a free one with --network-pool".into(),
             ));
         }
+    }
+}
+
+/// Whether builds are held, seen with a step of one.
+async fn builds(settings: &Settings, docker: &Docker, info: &EngineInfo) -> Finding {
+    if !settings.dedicated() {
+        return Note(
+            "builds have no limit together, since the engine is shared with others".into(),
+            "`--engine dedicated` limits them, on an engine that is mini's alone".into(),
+        );
+    }
+    let Some(memory) = settings.build_memory_bytes() else {
+        return Bad(
+            "builds have no limit, since this machine's memory is not known".into(),
+            "name one with --build-memory-mb".into(),
+        );
+    };
+    let most = size(memory);
+    if !info.buildkit {
+        return Good(format!("each build is held to {most} by the classic builder"));
+    }
+    match docker.find_steps(&settings.static_binary).await {
+        Err(why) => Bad(
+            format!("whether builds are held could not be seen with a step of one: {why}"),
+            "it takes root, the engine on this machine, and the static-file server".into(),
+        ),
+        Ok(steps) => match steps.look(memory) {
+            Ok(()) => {
+                Good(format!("all builds together are held to {most} (seen with a step: {steps})"))
+            }
+            Err(why) => Bad(
+                format!("builds are not held (a step was seen {steps}): {why}"),
+                "a controller that runs puts it right within 20 s; else its log says why".into(),
+            ),
+        },
     }
 }
 

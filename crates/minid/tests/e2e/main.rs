@@ -7,6 +7,7 @@
 
 mod access;
 mod backup;
+mod builds;
 mod certs;
 mod crash;
 mod deploys;

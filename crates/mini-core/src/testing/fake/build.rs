@@ -39,6 +39,10 @@ impl Builder for FakeRuntime {
             steps
         })
     }
+
+    fn keep_limit(&self) -> Fut<'_, Result<LimitFound, String>> {
+        Box::pin(std::future::ready(Ok(LimitFound::NoLimit)))
+    }
 }
 
 pub(super) fn pull(fake: FakeRuntime, reference: String) -> Items<RuntimeResult<Progress>> {

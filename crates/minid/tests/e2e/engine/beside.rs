@@ -17,6 +17,8 @@ pub(crate) struct Beside {
     folder: PathBuf,
     namespace: String,
     live_restore: bool,
+    /// What it is told beside.
+    more: Vec<String>,
     dockerd: Option<Child>,
 }
 
@@ -36,12 +38,17 @@ fn ended(pid: &str) -> bool {
 
 impl Beside {
     pub(crate) fn start(live_restore: bool) -> Self {
+        Self::start_with(live_restore, &[])
+    }
+
+    pub(crate) fn start_with(live_restore: bool, more: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("mini-test-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&namespace);
         std::fs::create_dir(&folder).unwrap();
-        let mut engine = Self { folder, namespace, live_restore, dockerd: None };
+        let more = more.iter().map(|word| (*word).to_owned()).collect();
+        let mut engine = Self { folder, namespace, live_restore, more, dockerd: None };
         run("ip", &["netns", "add", &engine.namespace]);
         run("ip", &["-n", &engine.namespace, "link", "set", "lo", "up"]);
         engine.up();
@@ -73,6 +80,7 @@ impl Beside {
             .args(["--exec-root", &self.path("exec"), "--pidfile", &self.path("pid")])
             .args(["-H", &self.host()])
             .args(self.live_restore.then_some("--live-restore"))
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
