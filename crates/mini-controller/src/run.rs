@@ -30,7 +30,7 @@ use crate::recovery::Recoveries;
 use crate::release_command::Telling;
 use crate::router_lines::RouterLines;
 use crate::sources::Sources;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, AuditRow, Store, StoreError};
 use crate::traffic::{self, Traffic};
 use crate::usage::Usage;
 use crate::vault::{self, Vault, VaultError};
@@ -117,7 +117,26 @@ impl DataFolder {
     pub async fn create_token(&self, new: &NewToken) -> Result<String, StartError> {
         let made = tokens::make(new, clock::now());
         let (row, secret) = made.map_err(|why| StartError::Token(why.to_string()))?;
-        let stored = self.store.write(move |tx| store::insert_token(tx, &row)).await?;
+        let entry = AuditRow {
+            at: row.created_at,
+            // By whoever owns the folder, without a controller to ask.
+            actor: Some(format!("data folder (uid {})", rustix::process::geteuid().as_raw())),
+            token_id: None,
+            action: "tokens.create".to_owned(),
+            app: None,
+            target: Some(format!("{} {}", row.id, row.name)),
+            status: 201,
+            request_id: "none".to_owned(),
+            source: None,
+        };
+        let stored = self.store.write(move |tx| {
+            let stored = store::insert_token(tx, &row)?;
+            if stored.is_ok() {
+                store::add_audit(tx, &entry)?;
+            }
+            Ok(stored)
+        });
+        let stored = stored.await?;
         stored.map_err(|app| StartError::Token(format!("there is no app named {app}")))?;
         Ok(secret)
     }

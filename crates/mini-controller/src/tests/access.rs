@@ -186,6 +186,23 @@ async fn a_token_expires_and_is_rotated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_made_without_a_controller_is_in_the_trail_too() {
+    let mut house = House::unstarted();
+    let folder = DataFolder::open(house.folder.path()).await.unwrap();
+    let new = NewToken { name: "lonely".into(), ..NewToken::default() };
+    let secret = folder.create_token(&new).await.unwrap();
+    drop(folder);
+    house.start().await;
+    house.at_door(&secret).apps().await.unwrap();
+    let trail = house.trail().await.entries;
+    let [entry] = &trail[..] else { panic!("{trail:?}") };
+    let actor = format!("data folder (uid {})", house.uid());
+    assert_eq!((entry.actor.as_deref(), entry.status), (Some(actor.as_str()), 201));
+    assert_eq!(entry.action, "tokens.create");
+    assert!(entry.target.as_ref().unwrap().ends_with(" lonely"), "{entry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_trail_names_who_changed_what_and_who_was_refused() {
     let house = House::with_blue().await;
     let ci = house.with_token("ci", Scope::Deploy, &["blue"]).await;
