@@ -184,6 +184,71 @@ fn a_ci_token_deploys_one_app_and_the_trail_names_it() {
 }
 
 #[test]
+fn a_deploy_token_gets_no_image_of_another_app_whatever_it_is_called_by() {
+    let platform = Platform::start();
+    let (blue, red) = (fixture(&[("IT", "blue")]), fixture(&[("IT", "secret")]));
+    platform.ok(&deploy(blue.path(), "blue"));
+    platform.ok(&deploy(red.path(), "red"));
+    let create = ["tokens", "create", "ci", "--scope", "deploy", "--app", "blue"];
+    let ci = platform.ok(&create).out.trim().to_owned();
+    let as_ci = |image: &str| -> Said {
+        let mut command = platform.mini(&["deploy", "--image", image, "--app", "blue"]);
+        command.env("MINI_TOKEN", &ci).output().unwrap().into()
+    };
+    let image_of = |app: &str| {
+        let path = format!("/v1/apps/{app}/releases/v1");
+        let release = platform.api(("GET", &path), &[], b"").json();
+        release["image_id"].as_str().unwrap().to_owned()
+    };
+    let id = image_of("red");
+    let hex = id.strip_prefix("sha256:").unwrap();
+    let found = Command::new("docker")
+        .args(["image", "inspect", "--format", "{{index .RepoTags 0}}", &id])
+        .output()
+        .expect("docker runs");
+    let tag = String::from_utf8(found.stdout).unwrap().trim().to_owned();
+    assert!(tag.starts_with("mini-") && tag.contains("/red:"), "{tag}");
+    let long = format!("docker.io/{tag}");
+    for name in [tag.as_str(), &long, &id, hex, &hex[..12], &hex[..7]] {
+        let refused = as_ci(name);
+        assert_eq!(refused.code, 3, "{name}: {refused:?}");
+        assert!(refused.err.contains("belongs to an app that the token \"ci\" is not for"));
+        assert!(refused.err.contains("hint: use a token that is for both apps"), "{refused:?}");
+    }
+    assert_eq!(
+        platform.json(&["deploys", "--app", "blue"])["deployments"][1],
+        serde_json::Value::Null
+    );
+    // Its own, by a short id too.
+    let own = image_of("blue");
+    let said = as_ci(&own["sha256:".len()..][..12]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(platform.get("blue", "/env").json()["IT"], "blue");
+}
+
+#[test]
+fn a_session_ends_with_its_token() {
+    let platform = Platform::start();
+    let folder = fixture(&[]);
+    platform.ok(&deploy(folder.path(), "app"));
+    let token = platform.new_token("shell");
+    let mut command =
+        platform.mini(&["exec", "web.1", "--app", "app", "--", "/app", "sleep", "600000"]);
+    let mut session = command.env("MINI_TOKEN", token).spawn().unwrap();
+    until("it is in the trail, before it ends", || {
+        let trail = platform.json(&["audit"])["entries"].clone();
+        let begun =
+            |e: &&serde_json::Value| e["action"] == "sessions.exec" && e["actor"] == "shell";
+        let entry = trail.as_array()?.iter().find(begun)?.clone();
+        (entry["status"] == 101).then_some(())
+    });
+    assert!(session.try_wait().unwrap().is_none(), "it goes on");
+    platform.ok(&["tokens", "revoke", "shell", "--yes"]);
+    let ended = until("it ends", || session.try_wait().unwrap());
+    assert!(!ended.success(), "{ended}");
+}
+
+#[test]
 fn an_archive_by_plain_http_deploys_and_a_hostile_one_does_not() {
     let platform = Platform::start();
     platform.ok(&["apps", "create", "curl"]);
