@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::access::{self, Operation};
 use super::audit::{self, Asked};
-use super::error::{ApiError, RequestId};
+use super::error::{ApiError, RequestId, unread};
 use super::{Api, Entrance, lasting};
 use crate::clock::{self, timestamp};
 use crate::store::{self, TokenRow};
@@ -196,7 +196,7 @@ pub(super) async fn check(
             if error.status().as_u16() == 401 {
                 audit::refused(&api, asked, &error);
             }
-            return error.into_response();
+            return unread(error, &request);
         }
     };
     if let Some(token) = &caller.token {
@@ -205,7 +205,7 @@ pub(super) async fn check(
         let app: Option<AppName> = app.and_then(|app| app.parse().ok());
         if let Err(error) = access::decide(token, operation, app.as_ref()) {
             audit::refused(&api, asked, &error);
-            return error.into_response();
+            return unread(error, &request);
         }
     }
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);

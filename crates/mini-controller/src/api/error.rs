@@ -59,6 +59,21 @@ impl ApiError {
     }
 }
 
+/// The answer to a request whose body, if it has one, is not read. The connection ends with it, and says
+/// so: else the proxy would send another request where nobody reads any more.
+pub(super) fn unread(error: ApiError, request: &Request) -> Response {
+    let mut response = error.into_response();
+    let headers = request.headers();
+    let none = HeaderValue::from_static("0");
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| *length != none);
+    if has_body {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -150,8 +165,10 @@ pub(super) async fn finish(mut request: Request, next: Next) -> Response {
         let (parts, _) = response.into_parts();
         response = axum::Json(failure.body).into_response();
         *response.status_mut() = parts.status;
-        if let Some(after) = parts.headers.get(header::RETRY_AFTER) {
-            response.headers_mut().insert(header::RETRY_AFTER, after.clone());
+        for name in [header::RETRY_AFTER, header::CONNECTION] {
+            if let Some(value) = parts.headers.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
         }
     }
     let headers = response.headers_mut();

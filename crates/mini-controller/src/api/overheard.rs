@@ -8,7 +8,7 @@ use mini_api::ErrorCode;
 use mini_core::control::HTTPS_REQUIRED;
 
 use super::audit::{self, Asked};
-use super::error::{ApiError, RequestId, no_such_path};
+use super::error::{ApiError, RequestId, no_such_path, unread};
 use super::{Api, Entrance, auth};
 
 /// Says that the door is over https; for one with a good token, marks that.
@@ -35,5 +35,5 @@ pub(super) async fn refuse(State(api): State<Api>, request: Request) -> Response
         };
         audit::refused(&api, asked, &error);
     }
-    error.into_response()
+    unread(error, &request)
 }
