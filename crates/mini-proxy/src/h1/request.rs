@@ -161,12 +161,12 @@ impl<'b, 'r> Request<'b, 'r> {
         Ok(facts)
     }
 
-    /// Whether `Connection` names this field: it is of this hop then.
     /// The same for another path (without its slash), and to no other protocol.
     pub(crate) fn to(self, rest: &'static str) -> Self {
         Self { target: Target { slash: "/", rest }, upgrade: None, ..self }
     }
 
+    /// Whether `Connection` names this field: it is of this hop then.
     pub(crate) fn is_named(&self, name: &str) -> bool {
         let named = self.named.iter().take_while(|n| !n.is_empty());
         named.into_iter().any(|n| n.eq_ignore_ascii_case(name.as_bytes()))
