@@ -1,6 +1,7 @@
 //! Work that takes the processor only as far as nobody else wants it: apps are served meanwhile.
 
 use rustix::process::setpriority_process;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::BackupError;
@@ -16,7 +17,10 @@ pub(super) async fn gently<T: Send + 'static>(
 ) -> Result<T, BackupError> {
     let (done, told) = oneshot::channel();
     let failed = |why: String| BackupError::Store(StoreError::Sqlite(why));
+    let runtime = Handle::current();
     let thread = std::thread::Builder::new().name("backup".into()).spawn(move || {
+        // What reads a volume starts tasks.
+        let _inside = runtime.enter();
         // Where it may not be lowered it is done all the same.
         let _ = setpriority_process(None, NICE);
         let _ = done.send(work());

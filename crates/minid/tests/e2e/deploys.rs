@@ -55,7 +55,10 @@ fn an_app_lives_through_its_day() {
     // Config vars can be there before the first deploy.
     platform.ok(&["apps", "create", "blue"]);
     platform.ok(&["env", "set", "GREETING=hi", "--app", "blue"]);
-    assert_eq!(platform.get("blue", "/").header("x-mini-error"), Some("H81"));
+    // The proxy is told of it a moment after.
+    until("the app to have its own answer", || {
+        (platform.get("blue", "/").header("x-mini-error") == Some("H81")).then_some(())
+    });
     platform.ok(&deploy(folder.path(), "blue"));
     assert_eq!(platform.get("blue", "/").text().trim(), "hello from blue v1");
     let env = platform.get("blue", "/env").json();
