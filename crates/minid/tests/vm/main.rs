@@ -4,6 +4,7 @@
 //! engine carries its label and is gone at its end, also after a failure.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+#![expect(clippy::print_stdout, reason = "a story tells how long its steps took")]
 
 mod downloads;
 mod host;

@@ -2,7 +2,7 @@
 //! under load. One of the releases is broken on purpose, and the host goes back by itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::host::{Host, Site, until};
