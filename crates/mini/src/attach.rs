@@ -7,13 +7,13 @@ use bytes::Bytes;
 use mini_api::client::{ClientError, Session, SessionReader, SessionWriter};
 use mini_api::session::{Frame, PING_SECONDS, Terminal, WINDOW};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval_at};
 
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
+use crate::system::{self, Resizes};
 use crate::terminal::{self, Raw};
 
 /// How much of stdin is read at once.
@@ -141,12 +141,12 @@ async fn speak(
 ) -> Never {
     let every = Duration::from_secs(PING_SECONDS);
     let mut ping = interval_at(Instant::now() + every, every);
-    let mut window = with_terminal.then(|| signal(SignalKind::window_change()).ok()).flatten();
+    let mut resizes = with_terminal.then(Resizes::of_terminal);
     let mut input_is_open = true;
     loop {
         let resized = async {
-            match &mut window {
-                Some(window) => window.recv().await,
+            match &mut resizes {
+                Some(resizes) => resizes.next().await,
                 None => std::future::pending().await,
             }
         };
@@ -158,7 +158,7 @@ async fn speak(
                     continue;
                 }
             },
-            _ = resized => {
+            () = resized => {
                 let (rows, columns) = terminal::size();
                 Frame::Resize { rows, columns }
             }
@@ -173,17 +173,7 @@ async fn speak(
 /// A signal that ends us, so that the terminal is given back first. With a terminal Ctrl-C is a
 /// key of the remote command and none of these.
 async fn ended_by_signal(with_terminal: bool) -> Failure {
-    let wait = async |kind: SignalKind| match signal(kind) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    };
-    let number = tokio::select! {
-        () = wait(SignalKind::interrupt()) => 2,
-        () = wait(SignalKind::terminate()) => 15,
-        () = wait(SignalKind::hangup()) => 1,
-        () = wait(SignalKind::quit()) => 3,
-    };
-    match number {
+    match system::end_signal().await {
         2 if !with_terminal => Failure::new(Kind::Interrupted, "interrupted"),
         number => Failure::new(Kind::Remote(128 + number), "ended by a signal"),
     }

@@ -12,7 +12,6 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mini_api::client::{Endpoint, Fingerprint};
@@ -20,6 +19,7 @@ use toml::{Table, Value};
 
 use crate::failure::Failure;
 use crate::settings::Vars;
+use crate::system;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ConfigFile {
@@ -37,22 +37,25 @@ pub(crate) struct Known {
     pub(crate) fingerprint: Option<Fingerprint>,
 }
 
-/// Where the file is: `$MINI_CONFIG`, `$XDG_CONFIG_HOME/mini/config.toml`,
-/// `~/.config/mini/config.toml` (XDG Base Directory Specification).
+/// Where the file is: `$MINI_CONFIG`, or `mini/config.toml` in the system's place for settings.
 pub(crate) fn path(vars: &Vars) -> Result<PathBuf, Failure> {
     if let Some(path) = vars.get("MINI_CONFIG") {
         return Ok(PathBuf::from(path));
     }
-    // "All paths must be absolute. If a relative path is encountered, … ignore it."
-    let xdg = vars.get("XDG_CONFIG_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
-    let folder = xdg.or_else(|| vars.get("HOME").map(|home| Path::new(home).join(".config")));
-    folder.map(|f| f.join("mini/config.toml")).ok_or_else(|| {
-        Failure::failed("there is no place for the configuration: HOME is not set")
+    let folder = system::config_folder(vars).map(|folder| folder.join("mini"));
+    folder.map(|folder| folder.join("config.toml")).ok_or_else(|| {
+        let home = system::HOME;
+        Failure::failed(format!("there is no place for the configuration: {home} is not set"))
             .hint("set MINI_CONFIG to the path of a file")
     })
 }
 
 impl ConfigFile {
+    /// Knows nothing: what there is where no file can be.
+    pub(crate) fn empty() -> Self {
+        Self { path: PathBuf::new(), table: Table::new() }
+    }
+
     /// An absent file is an empty one. The text is a warning, if there is one to give.
     pub(crate) fn read(path: PathBuf) -> Result<(Self, Option<String>), Failure> {
         let text = match fs::read_to_string(&path) {
@@ -70,9 +73,9 @@ impl ConfigFile {
     }
 
     fn warning(&self) -> Option<String> {
-        let mode = fs::metadata(&self.path).ok()?.permissions().mode();
         let path = self.path.display();
-        let open = mode & 0o077 != 0 && self.servers().iter().any(|s| s.token.is_some());
+        let open = system::is_open_to_others(&self.path)
+            && self.servers().iter().any(|s| s.token.is_some());
         open.then(|| format!("{path} holds tokens and is open to others; run: chmod 600 {path}"))
     }
 
@@ -175,15 +178,10 @@ impl ConfigFile {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         if !folder.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+            system::create_private_folder(folder).map_err(failed)?;
         }
         let new = folder.join(format!(".config.toml.{}", std::process::id()));
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
+        let written = system::create_private_file(&new)
             .and_then(|mut file| {
                 file.write_all(text.as_bytes())?;
                 file.sync_all()
@@ -199,6 +197,8 @@ impl ConfigFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn file(text: &str) -> (tempfile::TempDir, ConfigFile) {

@@ -29,7 +29,11 @@ impl Context {
     }
 
     pub(crate) fn target(&self, project: &Project) -> Result<Target, Failure> {
-        let file = self.config()?;
+        // Whoever names the server by the environment, as pipelines do, needs no file and no home.
+        let file = match config_file::path(&self.vars) {
+            Ok(_) => self.config()?,
+            Err(_) => ConfigFile::empty(),
+        };
         let socket = settings::admin_socket(&self.vars);
         let target = settings::target(&self.asked, &self.vars, &file, project, socket)?;
         if let Some(note) = &target.note {

@@ -16,6 +16,7 @@ mod pack;
 mod project;
 mod prompt;
 mod settings;
+mod system;
 mod terminal;
 mod words;
 

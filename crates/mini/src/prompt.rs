@@ -2,10 +2,9 @@
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
-use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex};
-
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
+use crate::system;
 
 /// Asks before something is destroyed: the user types `expected`. `yes` is `--yes`.
 pub(crate) fn confirm(out: &Output, what: &str, expected: &str, yes: bool) -> Result<(), Failure> {
@@ -49,18 +48,12 @@ pub(crate) fn secret(out: &Output, question: &str) -> Result<String, Failure> {
 
 /// Reads a line key by key: signals are off too, so that Ctrl-C cannot leave the echo off.
 fn typed(out: &Output, question: &str) -> Result<String, Failure> {
-    let stdin = io::stdin();
-    let failed = |e: rustix::io::Errno| Failure::io("cannot set the terminal", &e.into());
-    let before = termios::tcgetattr(&stdin).map_err(failed)?;
-    let mut silent = before.clone();
-    silent.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-    silent.special_codes[SpecialCodeIndex::VMIN] = 1;
-    silent.special_codes[SpecialCodeIndex::VTIME] = 0;
-    // Before the question, and without a flush: what answers it at once is not lost.
-    termios::tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(failed)?;
+    let failed = |e: io::Error| Failure::io("cannot set the terminal", &e);
+    // Before the question: what answers it at once is unseen too.
+    let before = system::silence_terminal().map_err(failed)?;
     out.ask(question);
-    let line = keys(&mut stdin.lock());
-    termios::tcsetattr(&stdin, OptionalActions::Now, &before).map_err(failed)?;
+    let line = keys(&mut io::stdin().lock());
+    before.restore().map_err(failed)?;
     line
 }
 

@@ -13,6 +13,7 @@ use mini_core::name::AppName;
 use crate::config_file::ConfigFile;
 use crate::failure::Failure;
 use crate::project::{Project, git_remote};
+use crate::system;
 
 /// The environment, read once. An empty variable counts as unset.
 #[derive(Debug, Clone, Default)]
@@ -144,8 +145,7 @@ fn by_name(file: &ConfigFile, name: &str, from: &'static str) -> Result<Target, 
 pub(crate) fn admin_socket(vars: &Vars) -> Option<PathBuf> {
     let folder = vars.get("MINID_DATA_DIR").unwrap_or("/var/lib/mini");
     let path = Path::new(folder).join("admin.sock");
-    let usable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).is_ok();
-    (usable && path.is_absolute()).then_some(path)
+    (path.is_absolute() && system::may_connect(&path)).then_some(path)
 }
 
 /// The app: `--app`, `MINI_APP`, `mini.toml`, the git remote `mini`; never the folder's name.

@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use crate::system::{self, Before};
 
 /// How it was before; while this is there, it is raw.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+static BEFORE: Mutex<Option<Before>> = Mutex::new(None);
 
 /// Whether both ends are a terminal.
 pub(crate) fn is_there() -> bool {
@@ -15,11 +15,8 @@ pub(crate) fn is_there() -> bool {
 
 /// Rows and columns.
 pub(crate) fn size() -> (u16, u16) {
-    match tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
-        // A terminal that does not know: the size of a VT100.
-        _ => (24, 80),
-    }
+    // Of one that does not know: the size of a VT100.
+    system::terminal_size().unwrap_or((24, 80))
 }
 
 /// Raw until it is dropped.
@@ -28,9 +25,7 @@ pub(crate) struct Raw(());
 impl Raw {
     /// From here on every key goes to the remote command, Ctrl-C among them.
     pub(crate) fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
+        let (before, set) = system::raw_terminal()?;
         // A panic may end the process without unwinding.
         let told = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -39,7 +34,7 @@ impl Raw {
         }));
         *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         let guard = Self(());
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        set()?;
         Ok(guard)
     }
 }
@@ -55,6 +50,6 @@ fn restore() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(before) = before {
         // Nothing can be done about a terminal that is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        let _ = before.restore();
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, is_localhost};
@@ -39,9 +39,15 @@ impl From<String> for NoConnection {
     }
 }
 
-async fn unix(path: &Path) -> Result<UnixStream, String> {
-    let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
+#[cfg(unix)]
+async fn unix(path: &Path) -> Result<tokio::net::UnixStream, String> {
+    let stream = timeout(CONNECT_TIMEOUT, tokio::net::UnixStream::connect(path)).await;
     stream.map_err(|_| timed_out())?.map_err(|e| words(&e))
+}
+
+#[cfg(not(unix))]
+async fn unix(_: &Path) -> Result<TcpStream, String> {
+    Err("this system has no Unix sockets; https:// and http:// go everywhere".to_owned())
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {

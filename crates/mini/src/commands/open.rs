@@ -1,9 +1,10 @@
 //! `mini open`: the app in a browser.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
+use crate::system;
 
 /// Open an app in the browser, or print where it is
 #[derive(Debug, clap::Args)]
@@ -31,15 +32,7 @@ pub(crate) async fn run(context: &Context, _: Args) -> Result<(), Failure> {
 
 /// Where there is no desktop, the address on stdout has to do.
 fn open(context: &Context, url: &str) {
-    let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| context.vars.get(v).is_some());
-    let program = if cfg!(target_os = "macos") {
-        "open"
-    } else if desktop {
-        "xdg-open"
-    } else {
-        return;
-    };
-    let mut command = Command::new(program);
-    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Some(mut command) = system::browser(&context.vars, url) else { return };
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _ = command.spawn();
 }

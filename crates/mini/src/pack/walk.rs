@@ -5,10 +5,11 @@
 //! those above, nor the user's own). `.git` never counts, `mini.toml` always does, and hidden
 //! files are files like others.
 
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::borrow::Cow;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use ignore::WalkBuilder;
 use mini_core::source::clean_path;
@@ -16,6 +17,7 @@ use mini_core::source::clean_path;
 use super::dockerignore::Ignored;
 use crate::failure::Failure;
 use crate::project;
+use crate::system;
 
 /// What the engine's client and the server need whatever `.dockerignore` says; the engine itself
 /// leaves the first two out of the image again.
@@ -84,7 +86,7 @@ pub(crate) fn walk(folder: &Path) -> Result<Listing, Failure> {
         let skip_folder = |rules: &Arc<Ignored>| {
             rules.may_skip_below()
                 && entry.file_type().is_some_and(|t| t.is_dir())
-                && relative(entry.path(), &root).is_some_and(|path| rules.matches(path))
+                && relative(entry.path(), &root).is_some_and(|path| rules.matches(&path))
         };
         entry.file_name() != ".git" && !rules.as_ref().is_some_and(skip_folder)
     });
@@ -92,7 +94,7 @@ pub(crate) fn walk(folder: &Path) -> Result<Listing, Failure> {
         let entry = entry.map_err(|e| Failure::failed(format!("cannot read the folder: {e}")))?;
         let wanted = |rules: &Arc<Ignored>| {
             relative(entry.path(), folder)
-                .is_none_or(|path| always.contains(&path) || !rules.matches(path))
+                .is_none_or(|path| always.contains(&&*path) || !rules.matches(&path))
         };
         if entry.depth() > 0 && docker.as_ref().is_none_or(wanted) {
             add(&mut listing, entry.path(), folder)?;
@@ -116,13 +118,16 @@ fn read_dockerignore(path: &Path) -> Result<Ignored, Failure> {
 }
 
 /// None if the path is not UTF-8, which is refused when it is added.
-fn relative<'a>(path: &'a Path, root: &Path) -> Option<&'a str> {
-    path.strip_prefix(root).ok()?.to_str()
+fn relative<'a>(path: &'a Path, root: &Path) -> Option<Cow<'a, str>> {
+    match system::with_slashes(path.strip_prefix(root).ok()?) {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    }
 }
 
 fn add(listing: &mut Listing, full: &Path, root: &Path) -> Result<(), Failure> {
     let inside = full.strip_prefix(root).unwrap_or(full);
-    let path = clean_path(inside.as_os_str().as_encoded_bytes()).map_err(|e| {
+    let path = clean_path(&system::with_slashes(inside)).map_err(|e| {
         Failure::failed(e.to_string()).hint("rename it, or leave it out with a .miniignore")
     })?;
     let unreadable = |e| {
@@ -138,32 +143,22 @@ fn add(listing: &mut Listing, full: &Path, root: &Path) -> Result<(), Failure> {
     let kind = if meta.is_dir() {
         ItemKind::Folder
     } else if meta.is_file() {
-        let executable = meta.permissions().mode() & 0o111 != 0;
+        let executable = system::is_executable(full, &meta).map_err(unreadable)?;
         ItemKind::File { executable, size: meta.len() }
     } else if meta.is_symlink() {
         let to = fs::read_link(full).map_err(unreadable)?;
         let to = to.into_os_string().into_string().map_err(|to| {
             Failure::failed(format!("{path:?} links to {to:?}, which is not UTF-8"))
         })?;
-        ItemKind::Link { to }
+        ItemKind::Link { to: system::link_with_slashes(to) }
     } else {
-        listing.skipped.push(format!("{path:?} is a {}", special(&meta)));
+        listing.skipped.push(format!("{path:?} is a {}", system::special(&meta)));
         return Ok(());
     };
-    let mtime = u64::try_from(meta.mtime()).unwrap_or(0);
+    let since = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let mtime = since.map_or(0, |since| since.as_secs());
     listing.items.push(Item { path, full: full.to_owned(), kind, mtime });
     Ok(())
-}
-
-fn special(meta: &Metadata) -> &'static str {
-    let kind = meta.file_type();
-    if kind.is_socket() {
-        "socket"
-    } else if kind.is_fifo() {
-        "FIFO"
-    } else {
-        "device"
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,27 @@ fn a_refused_token_is_3_and_names_login() {
 }
 
 #[test]
+fn a_server_named_by_the_environment_needs_no_home() {
+    let fake = Fake::start(|asked: &Asked| {
+        assert_eq!(asked.token.as_deref(), Some("mini_good"));
+        Reply::json(200, &json!({ "apps": [app("blue-sky", Some("v3"))] }))
+    });
+    let machine = Machine::new();
+    let without_home = |args: &[&str]| {
+        let mut command = machine.command(args);
+        command.env_remove("MINI_CONFIG").env("MINI_HOST", &fake.url);
+        crate::Ran::from(command.env("MINI_TOKEN", "mini_good").output().unwrap())
+    };
+    let ran = without_home(&["apps"]);
+    assert_eq!((ran.code, &*ran.err), (0, ""));
+    assert_in(&ran.out, "blue-sky");
+    // What has to be kept needs a place.
+    let ran = without_home(&["config", "set-host", "http://a.test"]);
+    assert_eq!(ran.code, 1);
+    assert_in(&ran.err, "HOME is not set\nhint: set MINI_CONFIG");
+}
+
+#[test]
 fn a_wrong_host_is_6_at_once() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let machine = Machine::new();
