@@ -4,23 +4,28 @@
 //! way. Of each direction there is at most one buffer of bytes: a side that does not read holds the
 //! other one back.
 
+mod download;
+mod fail;
+mod out;
+mod upload;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod whole;
+
 use std::borrow::Cow;
-use std::io::{self, IoSlice, Write as _};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use mini_core::route::Host;
 
 use super::job::{Job, Upgrade};
-use crate::error_page::Code;
-use crate::h1::{Body, Finder, Refusal, Response, Step, room};
+use crate::h1::{Body, Response, room};
 use crate::shared::Shared;
 use crate::sock::{Buf, Sock};
-use crate::table::InFlight;
 use crate::worker::{LARGE, SMALL, Slot, Worker};
-
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod whole;
+use download::{Download, Framing};
+pub(crate) use fail::Fail;
+use out::Out;
+use upload::Upload;
 
 /// A client that waits for 100 (Continue) does not wait for ever for an upstream that does not
 /// know it (RFC 9110 section 10.1.1).
@@ -59,76 +64,6 @@ impl Deadlines {
     }
 }
 
-/// How a try failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fail {
-    Refused,
-    ConnectTimeout,
-    /// Closed before a byte of the answer; whether all of the request is still there.
-    Closed {
-        unsent: bool,
-    },
-    /// Closed within the answer.
-    Broken,
-    /// The answer is not HTTP.
-    Bad,
-    FirstByteLate,
-    Idle,
-    /// The instance left the table.
-    Cut,
-    /// The client's own body broke off, or the client is gone.
-    ClientGone,
-    /// The client's own body is malformed.
-    ClientBad(Refusal),
-    /// The request's body is larger than the app takes.
-    TooLarge,
-}
-
-impl Fail {
-    pub(crate) fn code(self) -> Code {
-        match self {
-            Fail::Refused => Code::H21,
-            Fail::ConnectTimeout => Code::H19,
-            Fail::Closed { .. } | Fail::Broken | Fail::Cut => Code::H13,
-            Fail::Bad => Code::H17,
-            Fail::FirstByteLate => Code::H12,
-            Fail::Idle => Code::H15,
-            Fail::ClientGone => Code::H26("its body broke off"),
-            Fail::ClientBad(refusal) => refusal.into(),
-            Fail::TooLarge => Code::BodyTooLarge,
-        }
-    }
-
-    /// What the client is told, by whom it asked: what ails the door is the controller's being away.
-    pub(crate) fn code_for(self, host: &Host) -> Code {
-        match (self, host) {
-            (Fail::FirstByteLate | Fail::Idle | Fail::ClientBad(_) | Fail::TooLarge, _)
-            | (_, Host::Name(_)) => self.code(),
-            (_, Host::Door) => Code::ControllerUnavailable,
-        }
-    }
-
-    /// Whether another try may do better: nothing was sent, or the request may be repeated.
-    pub(crate) fn may_repeat(self, repeatable: bool) -> bool {
-        match self {
-            Fail::Refused | Fail::Closed { unsent: true } => true,
-            Fail::Closed { unsent: false } => repeatable,
-            _ => false,
-        }
-    }
-
-    /// Notes what it says about the instance.
-    pub(crate) fn note(self, flight: &InFlight) {
-        let (app, process) = (&flight.target.app, &flight.target.spec.process);
-        tracing::debug!(fail = ?self, %app, process, "a try failed");
-        match self {
-            Fail::Refused => flight.target.shun(),
-            Fail::Cut => flight.was_cut(),
-            _ => {}
-        }
-    }
-}
-
 /// How an exchange ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -162,264 +97,6 @@ pub(crate) struct Ends<'a> {
     pub(crate) from_client: &'a mut Buf,
     pub(crate) upstream: &'a mut Sock,
     pub(crate) from_upstream: &'a mut Buf,
-}
-
-/// What is to be written next: head, the size line of a chunk, data out of a buffer, an end.
-#[derive(Default)]
-struct Out {
-    prefix: Vec<u8>,
-    /// Where in the buffer the data lies.
-    data: (usize, usize),
-    suffix: Cow<'static, [u8]>,
-    /// What of the buffer is done with when all is written.
-    used: usize,
-    /// Bytes of head, prefix, data and suffix that are written.
-    at: usize,
-    pending: bool,
-}
-
-impl Out {
-    /// Writes on. `moved` counts the bytes.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        sock: &mut Sock,
-        head: &[u8],
-        buf: &Buf,
-        moved: &mut u64,
-    ) -> Poll<io::Result<()>> {
-        let (start, len) = self.data;
-        loop {
-            let data = if len > 0 { &buf.bytes()[start..start + len] } else { &[] };
-            let mut pieces = [IoSlice::new(&[]); 4];
-            let (mut count, mut skip) = (0, self.at);
-            for piece in [head, &self.prefix, data, &self.suffix] {
-                if skip >= piece.len() {
-                    skip -= piece.len();
-                } else {
-                    pieces[count] = IoSlice::new(&piece[skip..]);
-                    (count, skip) = (count + 1, 0);
-                }
-            }
-            if count == 0 {
-                ready!(sock.poll_flush(cx))?;
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(sock.poll_write(cx, &pieces[..count]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => {
-                    self.at += n;
-                    *moved += n as u64;
-                }
-            }
-        }
-    }
-
-    /// Makes what `bytes` has of a body ready to be written.
-    fn take(&mut self, body: &mut Body, bytes: &mut [u8], chunked: bool) -> Result<Step, Refusal> {
-        let step = body.take(bytes)?;
-        let end = if chunked && body.is_done() { last_chunk(body) } else { Cow::default() };
-        self.set(chunked, (step.start, step.len), step.used, end);
-        Ok(step)
-    }
-
-    /// Data as one chunk, or as it is; `end` is what follows.
-    fn set(&mut self, chunked: bool, data: (usize, usize), used: usize, end: Cow<'static, [u8]>) {
-        self.prefix.clear();
-        self.suffix = end;
-        if chunked && data.1 > 0 {
-            let _ = write!(self.prefix, "{:x}\r\n", data.1);
-            let mut suffix = b"\r\n".to_vec();
-            if self.suffix.is_empty() {
-                self.suffix = Cow::Borrowed(b"\r\n");
-            } else {
-                suffix.extend_from_slice(&self.suffix);
-                self.suffix = Cow::Owned(suffix);
-            }
-        }
-        (self.data, self.used, self.at, self.pending) = (data, used, 0, true);
-    }
-}
-
-/// The end of a chunked body.
-fn last_chunk(body: &Body) -> Cow<'static, [u8]> {
-    if body.trailers().is_empty() {
-        return Cow::Borrowed(b"0\r\n\r\n");
-    }
-    Cow::Owned([b"0\r\n", body.trailers(), b"\r\n"].concat())
-}
-
-/// The request on its way.
-struct Upload<'a> {
-    head: &'a [u8],
-    body: &'a mut Body,
-    out: Out,
-    chunked: bool,
-    limit: Option<u64>,
-    /// The client waits for 100 (Continue): nothing is asked of it yet.
-    gate: bool,
-    finished: bool,
-    /// The upstream takes no more; it may still answer.
-    given_up: bool,
-}
-
-impl Upload<'_> {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        ends: &mut Ends<'_>,
-        tally: &mut Tally,
-        worker: &Worker,
-    ) -> Poll<Result<(), Fail>> {
-        loop {
-            if self.out.pending {
-                let written = ready!(self.out.poll(
-                    cx,
-                    ends.upstream,
-                    self.head,
-                    ends.from_client,
-                    &mut tally.said
-                ));
-                if written.is_err() {
-                    // Perhaps it has answered already: the answer says how it ends.
-                    self.given_up = true;
-                    return Poll::Ready(Ok(()));
-                }
-                self.head = &[];
-                tally.bytes_in += self.out.data.1 as u64;
-                ends.from_client.consume(self.out.used, worker);
-                self.out.pending = false;
-            }
-            if self.body.is_done() {
-                self.finished = true;
-                return Poll::Ready(Ok(()));
-            }
-            if self.gate {
-                return Poll::Pending;
-            }
-            if ends.from_client.is_empty() {
-                let from = &mut *ends.from_client;
-                match ready!(from.poll_fill(cx, ends.client, worker, LARGE)) {
-                    Ok(n) if n > 0 => {}
-                    _ => return Poll::Ready(Err(Fail::ClientGone)),
-                }
-            }
-            self.take(ends.from_client, tally)?;
-        }
-    }
-
-    /// Makes what came of the body ready to be written.
-    fn take(&mut self, from: &mut Buf, tally: &Tally) -> Result<(), Fail> {
-        let step = self.out.take(self.body, from.bytes_mut(), self.chunked);
-        let step = step.map_err(Fail::ClientBad)?;
-        let sum = tally.bytes_in + step.len as u64;
-        if self.limit.is_some_and(|limit| sum > limit) {
-            return Err(Fail::TooLarge);
-        }
-        Ok(())
-    }
-}
-
-/// How the client learns where the answer ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    AsItIs,
-    Chunked,
-    Close,
-}
-
-/// The answer on its way.
-struct Download {
-    finder: Finder,
-    head: Vec<u8>,
-    out: Out,
-    /// `None` until the final head came.
-    body: Option<Body>,
-    framing: Framing,
-    interim: u32,
-    keep_upstream: bool,
-    keep_client: bool,
-    switched: bool,
-}
-
-impl Download {
-    fn new() -> Self {
-        Self {
-            finder: Finder::default(),
-            head: Vec::new(),
-            out: Out::default(),
-            body: None,
-            framing: Framing::AsItIs,
-            interim: 0,
-            keep_upstream: false,
-            keep_client: false,
-            switched: false,
-        }
-    }
-
-    /// Adds an interim answer to what the client is sent next.
-    fn interim(&mut self, head: &[u8]) {
-        self.head.extend_from_slice(head);
-        if !self.out.pending {
-            self.out.set(false, (0, 0), 0, Cow::default());
-        }
-    }
-
-    /// The same for one of the upstream.
-    fn pass_on(&mut self, response: &Response<'_, '_>) {
-        let mut head = Vec::new();
-        write_start(&mut head, response);
-        write_fields(&mut head, response);
-        head.extend_from_slice(b"\r\n");
-        self.interim(&head);
-    }
-
-    /// The head of a 101.
-    fn switch(&mut self, response: &Response<'_, '_>) {
-        let head = &mut self.head;
-        write_start(head, response);
-        write_fields(head, response);
-        head.extend_from_slice(b"Connection: upgrade\r\n");
-        if let Some(protocol) = response.upgrade {
-            head.extend_from_slice(b"Upgrade: ");
-            head.extend_from_slice(protocol);
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"Via: 1.1 mini\r\n\r\n");
-        self.switched = true;
-    }
-
-    /// The head of the final answer.
-    fn last(&mut self, response: Response<'_, '_>, job: &Asked<'_>, may_keep: bool) {
-        let about = job.about;
-        self.framing = match &response.body {
-            Body::Chunked(_) | Body::UntilClose if about.http_10 => Framing::Close,
-            Body::Chunked(_) | Body::UntilClose => Framing::Chunked,
-            Body::Length(_) | Body::None => Framing::AsItIs,
-        };
-        self.keep_client = about.keep_alive && may_keep && self.framing != Framing::Close;
-        self.keep_upstream = response.keep_alive;
-        let head = &mut self.head;
-        write_start(head, &response);
-        write_fields(head, &response);
-        match self.framing {
-            Framing::AsItIs => {
-                if let Some(length) = response.length.filter(|_| response.status != 204) {
-                    let _ = write!(head, "Content-Length: {length}\r\n");
-                }
-            }
-            Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-            Framing::Close => {}
-        }
-        if !self.keep_client {
-            head.extend_from_slice(b"Connection: close\r\n");
-        } else if about.http_10 {
-            head.extend_from_slice(b"Connection: keep-alive\r\n");
-        }
-        head.extend_from_slice(job.extra.as_bytes());
-        head.extend_from_slice(b"Via: 1.1 mini\r\n\r\n");
-        self.body = Some(response.body);
-    }
 }
 
 pub(crate) struct Exchange<'a> {
@@ -728,21 +405,6 @@ impl<'a> Exchange<'a> {
                 Poll::Ready(Ok(()))
             }
             _ => Poll::Ready(Err(Fail::Broken)),
-        }
-    }
-}
-
-fn write_start(head: &mut Vec<u8>, response: &Response<'_, '_>) {
-    let _ = write!(head, "HTTP/1.1 {} {}\r\n", response.status, response.reason);
-}
-
-fn write_fields(head: &mut Vec<u8>, response: &Response<'_, '_>) {
-    for field in response.fields {
-        if response.passes(field.name) {
-            head.extend_from_slice(field.name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(field.value);
-            head.extend_from_slice(b"\r\n");
         }
     }
 }
