@@ -55,7 +55,7 @@ mod world;
 pub use api::openapi_document;
 pub use backup::{
     BackupError, BackupLock, Manifest, Options, Origin, Restored, backup, copy_of_database,
-    restore, verify,
+    restore, step_back, verify,
 };
 pub use core::{Acme, Config, LETS_ENCRYPT};
 pub use firewall::{Firewall, FirewallLook, FirewallRules};

@@ -87,6 +87,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Command::Backup(_) = cli.command {
+        // Before there are threads, so that all of them have it.
+        mini_controller::step_back();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let done = match runtime {

@@ -33,6 +33,7 @@ mod restore;
 mod tests;
 mod write;
 
+pub use gently::step_back;
 pub use lock::BackupLock;
 pub(crate) use rebuild::rebuild_missing;
 pub use restore::{Restored, restore};
