@@ -205,5 +205,19 @@ impl Platform {
             output::say("minid does not stop in time and is killed");
             let _ = minid.kill().await;
         }
+        if self.server.is_some() {
+            self.remove_firewall().await;
+        }
+    }
+
+    /// It outlives its server on purpose, and this one does not come back.
+    async fn remove_firewall(&self) {
+        let removed = async {
+            let mut minid = self.minid(&["firewall", "remove"])?.spawn()?;
+            self.ended(&mut minid, STOP).await
+        };
+        if let Err(error) = removed.await {
+            output::say(&format!("the firewall stays: {error:#}"));
+        }
     }
 }
