@@ -25,9 +25,7 @@ test: ## everything that CI checks
 	scripts/test
 
 check: ## formatting and lints only
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
-	$(CARGO) clippy -p minid --test vm --quiet -- -D warnings
+	scripts/test check
 
 e2e: ## the end-to-end tests only: make e2e [T=part of a test's name]
 	scripts/test e2e $(T)

@@ -21,7 +21,11 @@ pub(crate) struct Context {
 impl Context {
     /// The user's own file; its warning is told.
     pub(crate) fn config(&self) -> Result<ConfigFile, Failure> {
-        let (file, warning) = ConfigFile::read(config_file::path(&self.vars)?)?;
+        self.config_at(config_file::path(&self.vars)?)
+    }
+
+    fn config_at(&self, path: PathBuf) -> Result<ConfigFile, Failure> {
+        let (file, warning) = ConfigFile::read(path)?;
         if let Some(warning) = warning {
             self.out.warn(&warning);
         }
@@ -31,7 +35,7 @@ impl Context {
     pub(crate) fn target(&self, project: &Project) -> Result<Target, Failure> {
         // Whoever names the server by the environment, as pipelines do, needs no file and no home.
         let file = match config_file::path(&self.vars) {
-            Ok(_) => self.config()?,
+            Ok(path) => self.config_at(path)?,
             Err(_) => ConfigFile::empty(),
         };
         let socket = settings::admin_socket(&self.vars);

@@ -79,7 +79,7 @@ pub(crate) async fn measure(platform: &Platform, folder: &Path) -> Result<Vec<Ro
         ratios.push(meanwhile / beside);
     }
     ratios.sort_by(f64::total_cmp);
-    let ratio = percentile(&ratios, 0.5)?;
+    let ratio = median(ratios.iter().copied());
     let size = std::fs::metadata(&file)?.len();
     Ok(vec![
         Row {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::fake::{Asked, Fake, Reply};
 use super::platform::{Platform, app};
-use super::{Machine, assert_in};
+use super::{Machine, Ran, assert_in};
 
 #[test]
 fn a_refused_token_is_3_and_names_login() {
@@ -29,7 +29,7 @@ fn a_server_named_by_the_environment_needs_no_home() {
     let without_home = |args: &[&str]| {
         let mut command = machine.command(args);
         command.env_remove("MINI_CONFIG").env("MINI_HOST", &fake.url);
-        crate::Ran::from(command.env("MINI_TOKEN", "mini_good").output().unwrap())
+        Ran::from(command.env("MINI_TOKEN", "mini_good").output().unwrap())
     };
     let ran = without_home(&["apps"]);
     assert_eq!((ran.code, &*ran.err), (0, ""));
